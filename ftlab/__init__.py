@@ -1,0 +1,89 @@
+"""ftlab: learn to fine-tune language models by running it.
+
+The public names below are imported on first use, so that ``import ftlab`` stays fast and
+reading data or recipes needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ftlab.errors import (
+    CheckpointError,
+    DataError,
+    EnvironmentProblem,
+    Error,
+    ModelError,
+    RecipeError,
+)
+
+if TYPE_CHECKING:
+    from ftlab import plots as plots
+    from ftlab.adapters import trainable_parameters as trainable_parameters
+    from ftlab.chat import encode as encode
+    from ftlab.data import Data as Data
+    from ftlab.data import data_dir as data_dir
+    from ftlab.data import read as read
+    from ftlab.doctor import setup as setup
+    from ftlab.evaluate import compare as compare
+    from ftlab.evaluate import evaluate as evaluate
+    from ftlab.exercises import check as check
+    from ftlab.exercises import hint as hint
+    from ftlab.exercises import solution as solution
+    from ftlab.generate import generate as generate
+    from ftlab.models import load as load
+    from ftlab.panels import panel as panel
+    from ftlab.recipe import Recipe as Recipe
+    from ftlab.run import Run as Run
+    from ftlab.train import resume as resume
+    from ftlab.train import train as train
+
+__version__ = "0.1.0"
+
+# public name -> the module that holds it
+_HOME = {
+    "Data": "data",
+    "Recipe": "recipe",
+    "Run": "run",
+    "check": "exercises",
+    "compare": "evaluate",
+    "data_dir": "data",
+    "encode": "chat",
+    "evaluate": "evaluate",
+    "generate": "generate",
+    "hint": "exercises",
+    "load": "models",
+    "panel": "panels",
+    "read": "data",
+    "resume": "train",
+    "setup": "doctor",
+    "solution": "exercises",
+    "train": "train",
+    "trainable_parameters": "adapters",
+}
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "EnvironmentProblem",
+    "Error",
+    "ModelError",
+    "RecipeError",
+    "plots",
+    *sorted(_HOME),
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return import_module("ftlab.plots")
+    if name not in _HOME:
+        raise AttributeError(f"module 'ftlab' has no attribute {name!r}")
+    value = getattr(import_module(f"ftlab.{_HOME[name]}"), name)
+    globals()[name] = value  # a function shadows the module of the same name
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,103 @@
+"""Which parameters train: all of them (full), some layers (freeze), or a LoRA adapter.
+
+Taught in notebooks/07_sft.ipynb and, for LoRA in depth, notebooks/08_lora.ipynb.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from ftlab.errors import RecipeError
+from ftlab.recipe import Recipe
+
+
+def adapt(model: Any, recipe: Recipe) -> Any:
+    """Return a model whose trainable parameters are those of ``recipe.finetuning_type``.
+
+    The given model stays as it is: a LoRA model shares its frozen weights, the others get a copy.
+    Raises RecipeError when the recipe names modules that the model does not have.
+    """
+    if recipe.finetuning_type == "lora":
+        return _with_lora(_shared_copy(model), recipe)
+    model = copy.deepcopy(model)
+    chosen = None if recipe.finetuning_type == "full" else unfrozen_names(model, recipe)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(chosen is None or name in chosen)
+    return model
+
+
+def lora_config(recipe: Recipe) -> LoraConfig:
+    """The recipe's LoRA keys as PEFT's LoraConfig."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules="all-linear" if recipe.lora_target == "all" else split(recipe.lora_target),
+        modules_to_save=split(recipe.additional_target) or None,
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+    )
+
+
+def unfrozen_names(model: Any, recipe: Recipe) -> set[str]:
+    """Names of the parameters that freeze tuning trains: the last n layers, or the first -n."""
+    total, count = model.config.num_hidden_layers, recipe.freeze_trainable_layers
+    if count == 0 or abs(count) > total:
+        raise RecipeError(
+            f"freeze_trainable_layers={count}: the model has {total} layers. Choose 1 to {total}, "
+            f"or -1 to -{total} for the first ones."
+        )
+    layers = range(total - count, total) if count > 0 else range(-count)
+    inside = [f".layers.{layer}." for layer in layers]
+    wanted = split(recipe.freeze_trainable_modules)
+    extra = split(recipe.freeze_extra_modules)
+    names = [name for name, _ in model.named_parameters()]
+    in_layers = [name for name in names if any(part in name for part in inside)]
+    for key, modules, pool in (
+        ("freeze_trainable_modules", [m for m in wanted if m != "all"], in_layers),
+        ("freeze_extra_modules", extra, names),
+    ):
+        for module in modules:
+            if not any(module in name for name in pool):
+                raise RecipeError(f"{key}: no module {module!r} there. There are: {_parts(pool)}.")
+    chosen = {n for n in in_layers if "all" in wanted or any(m in n for m in wanted)}
+    return chosen | {n for n in names if any(m in n for m in extra)}
+
+
+def trainable_parameters(model: Any) -> tuple[int, int]:
+    """``(trainable, total)`` numbers of parameters; tied weights count once."""
+    parameters = list(model.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return trainable, sum(p.numel() for p in parameters)
+
+
+def split(names: str | None) -> list[str]:
+    """``"q_proj, v_proj"`` -> ``["q_proj", "v_proj"]``."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+def _with_lora(model: Any, recipe: Recipe) -> Any:
+    try:
+        return get_peft_model(model, lora_config(recipe))
+    except ValueError as error:
+        linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+        raise RecipeError(
+            f"lora_target={recipe.lora_target!r}: not every name is a layer of this model. "
+            f"Its linear layers are: {_parts(linear)}."
+        ) from error
+
+
+def _shared_copy(model: Any) -> Any:
+    """A second model object on the same weights, so that injecting LoRA leaves the first alone."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _parts(names: list[str]) -> str:
+    last = {part for name in names for part in name.removesuffix(".weight").split(".")[-2:]}
+    return ", ".join(sorted(part for part in last if not part.isdigit()))

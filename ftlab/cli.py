@@ -1,0 +1,190 @@
+"""The command line: ftlab lab | doctor | train | chat | eval.
+
+Every mistake a user can mend prints one message and exits with 2; a run that fails exits with 1,
+one that Ctrl-C ended early (and saved) with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ftlab.errors import EnvironmentProblem, Error, RecipeError
+
+if TYPE_CHECKING:
+    from ftlab.recipe import Recipe
+    from ftlab.run import Run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except Error as error:
+        print(f"ftlab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nftlab: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ftlab", description="Learn to fine-tune by running it.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    lab = commands.add_parser("lab", help="open the course in JupyterLab")
+    lab.add_argument("--port", type=int, default=8888, help="first port to try (default 8888)")
+    lab.add_argument("--no-browser", action="store_true", help="only print the address")
+    lab.set_defaults(command=_lab)
+
+    doctor = commands.add_parser("doctor", help="versions, device, memory, disk, conflicts")
+    doctor.set_defaults(command=_doctor)
+
+    for name, command, help in (
+        ("train", _train, "train as a LLaMA-Factory YAML recipe says"),
+        ("chat", _chat, "talk to a model in the terminal"),
+        ("eval", _eval, "score a model on a dataset, with 95 %% intervals"),
+    ):
+        sub = commands.add_parser(name, help=help)
+        sub.add_argument("file", metavar="FILE.yaml", help="the recipe")
+        sub.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="values that win over it"
+        )
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _lab(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise EnvironmentProblem("JupyterLab is not installed: pip install 'ftlab[lab]'")
+    from ftlab.data import data_dir
+
+    root = data_dir().parent
+    first = root / "notebooks" / "00_start_here.ipynb"
+    if not first.is_file():
+        raise EnvironmentProblem(
+            f"{first}: not found. ftlab lab opens the course of a clone of the repository; "
+            "an installed wheel holds the package and its data only."
+        )
+    command = [sys.executable, "-m", "jupyterlab", str(first), f"--ServerApp.root_dir={root}",
+               "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={options.port}"]  # fmt: skip
+    if options.no_browser:
+        command.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    os.execv(sys.executable, command)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from ftlab import doctor
+
+    report = doctor.check()
+    print(report)
+    return 1 if report.problems else 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    recipe = _recipe(options)
+    from ftlab.train import train
+
+    run = train(recipe, observers=[Progress()])
+    print(f"{run.status}: {run.summary['steps']} steps in {run.summary['seconds']:.1f} s, "
+          f"loss {run.summary['first_loss']} -> {run.summary['last_loss']}")  # fmt: skip
+    print(f"run folder: {run.folder}")
+    return {"finished": 0, "interrupted": 130}.get(run.status, 1)
+
+
+def _chat(options: argparse.Namespace) -> int:
+    recipe = _recipe(options)
+    from ftlab.chat import question
+    from ftlab.generate import generate
+    from ftlab.models import load
+
+    model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
+    messages = question("", recipe.system_prompt)[:-1]
+    print("Type your message; /clear starts over, /exit or Ctrl-D ends.")
+    while True:
+        try:
+            text = input("you> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return 0
+        if text == "/exit":
+            return 0
+        if text == "/clear":
+            messages = question("", recipe.system_prompt)[:-1]
+        elif text:
+            messages.append({"role": "user", "content": text})
+            sampling = {"do_sample": recipe.do_sample, "temperature": recipe.temperature,
+                        "top_p": recipe.top_p, "max_new_tokens": recipe.max_new_tokens}  # fmt: skip
+            answer = generate(model, tokenizer, [messages], **sampling)[0]
+            messages.append({"role": "assistant", "content": answer})
+            print(f"model> {answer}")
+
+
+def _eval(options: argparse.Namespace) -> int:
+    recipe = _recipe(options)
+    name = recipe.eval_dataset or recipe.dataset
+    if not name:
+        raise RecipeError("eval_dataset: the recipe names none. Say what to score the model on.")
+    from ftlab.data import read
+    from ftlab.evaluate import evaluate
+    from ftlab.models import load
+
+    data = read(name, dataset_dir=recipe.dataset_dir)
+    data = data.take(recipe.max_samples) if recipe.max_samples else data
+    model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
+    metrics = ("perplexity",) if data and "text" in data[0] else ("exact_match", "perplexity")
+    for metric in metrics:
+        print(f"{metric} on {name}: {evaluate(model, tokenizer, data, metric=metric)}")
+    return 0
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe file, with the ``key=value`` words of the command line laid over it."""
+    import yaml
+
+    from ftlab.recipe import Recipe
+
+    recipe = Recipe.from_yaml(options.file)
+    changes: dict[str, Any] = {}
+    for word in options.overrides:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise RecipeError(f"{word!r}: expected key=value, such as learning_rate=1e-3.")
+        changes[key] = yaml.safe_load(value)
+    if not changes:
+        return recipe
+    changed = recipe.replace(**changes)
+    changed.notices = recipe.notices + changed.notices
+    return changed
+
+
+class Progress:
+    """A progress bar on the terminal."""
+
+    def on_start(self, run: Run) -> None:
+        """Open the bar at the run's number of steps."""
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=run.total_steps, unit="step", desc=run.name, file=sys.stderr)
+
+    def on_log(self, run: Run, record: dict[str, float]) -> None:
+        """Move it to the record's step and show the losses."""
+        self.bar.update(int(record["step"]) - self.bar.n)
+        shown = {key: f"{record[key]:.4f}" for key in ("loss", "eval_loss") if key in record}
+        self.bar.set_postfix(shown, refresh=False)
+
+    def on_end(self, run: Run) -> None:
+        """Close it, if training ever began."""
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

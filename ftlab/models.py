@@ -1,0 +1,205 @@
+"""Name -> (model, tokenizer): the shipped model, a folder, or a hub name; device and precision.
+
+Taught in notebooks/00_start_here.ipynb and notebooks/06_pretraining_the_base.ipynb.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import logging as transformers_logging
+
+from ftlab.data.registry import data_dir
+from ftlab.errors import ModelError
+
+# Fields by which a downloaded config could make transformers run code it brought along.
+_CODE_FIELDS = ("auto_map", "_attn_implementation_internal")
+
+
+class Choice(NamedTuple):
+    """A value chosen automatically, and why."""
+
+    value: str
+    reason: str
+
+
+def pick_device() -> Choice:
+    """The device to compute on: ``cuda``, ``mps`` or ``cpu``."""
+    if torch.cuda.is_available():
+        return Choice("cuda", torch.cuda.get_device_name(0))
+    if torch.backends.mps.is_available():
+        return Choice("mps", "Apple GPU")
+    return Choice("cpu", "no CUDA device found")
+
+
+def pick_dtype(device: str) -> Choice:
+    """The precision for ``device``: bf16 where the hardware has it, else fp16 on CUDA, else fp32."""
+    if device != "cuda":
+        return Choice("float32", f"{device} computes fastest and safest in fp32")
+    # Without including_emulation=False a T4 claims bf16 and then emulates it slowly.
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Choice("bfloat16", "this GPU has bf16 hardware")
+    return Choice("float16", "this GPU has no bf16 hardware")
+
+
+def model_folder(name: str) -> str:
+    """``"tiny"`` -> the folder of the shipped model; every other name unchanged."""
+    return str(data_dir() / "tiny") if name == "tiny" else name
+
+
+def load(
+    name: str,
+    *,
+    quantization_bit: int | None = None,
+    quantization_method: str = "bnb",
+    adapter: str | os.PathLike[str] | None = None,
+    engine: str = "auto",
+    dtype: str = "auto",
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer, on the device that ``pick_device`` names.
+
+    ``name`` is ``"tiny"`` (the shipped model), a folder, or a hub name such as
+    ``"Qwen/Qwen3-0.6B"`` (``"modelscope:..."`` for ModelScope). ``adapter`` is a PEFT folder.
+    Raises ModelError when there is no such model or it would have to run code of its own.
+
+    >>> model, tokenizer = load("tiny")
+    >>> model.config.model_type
+    'qwen3'
+    """
+    if quantization_bit is not None:
+        raise ModelError(
+            f"quantization_bit={quantization_bit} ({quantization_method}): this version of ftlab "
+            "loads 16- and 32-bit weights only. Leave quantization_bit out."
+        )
+    if engine not in ("auto", "transformers"):
+        raise ModelError(f"engine={engine!r}: this version of ftlab knows auto and transformers.")
+    path = _resolve(str(name))
+    device = pick_device().value
+    chosen = pick_dtype(device).value if dtype == "auto" else dtype
+    with quiet_loading():
+        tokenizer = _call(AutoTokenizer.from_pretrained, path)
+        model = _call(AutoModelForCausalLM.from_pretrained, path, dtype=getattr(torch, chosen))
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise ModelError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, the model only "
+            f"{model.get_input_embeddings().num_embeddings} embeddings. Use the tokenizer that "
+            "belongs to the model."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    return model.to(device).eval(), tokenizer
+
+
+def load_adapter(model: Any, folder: str | os.PathLike[str]) -> Any:
+    """Wrap ``model`` with the PEFT adapter in ``folder`` (safetensors only)."""
+    from peft import PeftModel
+
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder}: no adapter here (adapter_config.json is missing).")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{folder}: adapter_model.safetensors is missing. ftlab reads no pickle files (.bin): "
+            "save the adapter again with safe_serialization=True."
+        )
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except RuntimeError as error:
+        raise ModelError(
+            f"{folder}: the adapter does not fit this base model ({str(error).splitlines()[0]}). "
+            "Load the base that it was trained on."
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No "Loading weights" bars and no library chatter inside the block."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _resolve(name: str) -> str:
+    """A local folder that has been looked at, or a hub name."""
+    path = Path(model_folder(name)).expanduser()
+    if path.is_dir():
+        return str(_checked_folder(path))
+    if name.startswith("modelscope:"):
+        return _from_modelscope(name.removeprefix("modelscope:"))
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_like_path or path.exists():
+        near = get_close_matches(name, ["tiny", *_folders_beside(path)], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ModelError(
+            f"{name!r} is neither a model folder nor a hub name like 'Qwen/Qwen3-0.6B'.{hint}"
+        )
+    return name
+
+
+def _folders_beside(path: Path) -> list[str]:
+    return [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+
+
+def _checked_folder(path: Path) -> Path:
+    config = path / "config.json"
+    if not config.is_file():
+        what = "an adapter: pass it as adapter=..." if _is_adapter(path) else "no model"
+        raise ModelError(f"{path}: {what} (config.json is missing).")
+    try:
+        fields = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{config}: not readable as JSON ({error}).") from error
+    found = [field for field in _CODE_FIELDS if field in fields]
+    if found:
+        raise ModelError(
+            f"{config}: field {found[0]!r} asks transformers to run code that is not its own. "
+            "ftlab does not do that."
+        )
+    if not list(path.glob("*.safetensors")):
+        raise ModelError(f"{path}: no *.safetensors weights here. ftlab reads no pickle files.")
+    return path
+
+
+def _is_adapter(path: Path) -> bool:
+    return (path / "adapter_config.json").is_file()
+
+
+def _from_modelscope(name: str) -> str:
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise ModelError(f"modelscope:{name} needs the package: pip install modelscope") from error
+    return str(snapshot_download(name))
+
+
+def _call(loader: Any, path: str, **options: Any) -> Any:
+    """Call a ``from_pretrained``; turn what it raises into one sentence."""
+    try:
+        return loader(path, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(path).is_dir()
+        advice = (
+            "It is not on this machine, and HF_HUB_OFFLINE=1 forbids downloading: call "
+            "ftlab.setup(online=True) first."
+            if offline
+            else "Is it a complete model of a kind that transformers knows?"
+        )
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ModelError(f"{path}: cannot be loaded. {advice} ({first})") from error

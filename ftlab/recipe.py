@@ -1,0 +1,473 @@
+"""Recipe: every parameter once, with its default, range and one line of help; YAML in and out.
+
+A recipe is a LLaMA-Factory YAML file: the field names are its keys and the defaults are its
+defaults (LLaMA-Factory 0.9.5), except for ``logging_steps`` and ``report_to``, which do not
+change what is trained. Taught in notebooks/07_sft.ipynb.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from ftlab.data.registry import data_dir
+from ftlab.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What a form needs to know about one parameter.
+
+    ``low`` and ``high`` bound the value; ``slider`` is the narrower range that a panel offers.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+    group: str
+    low: float | None = None
+    high: float | None = None
+    scale: str = "linear"
+    choices: tuple[str, ...] | None = None
+    slider: tuple[float, float] | None = None
+
+
+def knob(default: Any, help: str, group: str, **limits: Any) -> Any:
+    """A dataclass field that carries its help and limits."""
+    return field(default=default, metadata={"help": help, "group": group, **limits})
+
+
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop")
+
+
+@dataclass(init=False, eq=True)
+class Recipe:
+    """All parameters of one run. Unknown keys and bad values raise RecipeError.
+
+    >>> Recipe(stage="sft", finetuning_type="lora", lora_rank=8, learning_rate="1e-3").learning_rate
+    0.001
+    """
+
+    # model
+    model_name_or_path: str = knob("tiny", "base model: tiny, a folder or a hub name", "model")
+    adapter_name_or_path: str | None = knob(None, "adapter folder to start from", "model")
+    template: str | None = knob(None, "chat format; empty: the tokenizer's own", "model")
+    default_system: str | None = knob(None, "system prompt for rows without one", "model")
+    enable_thinking: bool = knob(True, "thinking switch of reasoning templates", "model")
+    stage: str = knob("sft", "what kind of training", "model", choices=("pt", "sft"))
+    do_train: bool = knob(True, "train the model", "model")
+    finetuning_type: str = knob(
+        "lora", "which parameters train", "model", choices=("full", "freeze", "lora")
+    )
+    # data
+    dataset: str | None = knob(
+        None, "names in dataset_info.json, or files, comma-separated", "data"
+    )
+    eval_dataset: str | None = knob(None, "held-out data; not together with val_size", "data")
+    dataset_dir: str | None = knob(None, "folder of dataset_info.json; empty: shipped data", "data")
+    max_samples: int | None = knob(
+        None, "use only the first rows: fewer rows overfit sooner", "data", low=1, slider=(16, 1000)
+    )
+    val_size: float = knob(0.0, "rows held out for eval loss: share or count", "data", low=0)
+    cutoff_len: int = knob(2048, "longest example in tokens", "data", low=4, slider=(32, 512))
+    train_on_prompt: bool = knob(False, "also learn to write the question", "data")
+    mask_history: bool = knob(False, "learn the last answer only", "data")
+    packing: bool | None = knob(None, "fill windows with several texts (pt: on)", "data")
+    # learning
+    learning_rate: float = knob(
+        5e-5,
+        "step size: too low learns nothing, too high forgets or blows up",
+        "learning",
+        low=0,
+        high=10,
+        scale="log",
+        slider=(1e-5, 1e-1),
+    )
+    num_train_epochs: float = knob(
+        3.0, "passes over the data: more passes memorize more", "learning", low=0, slider=(1, 20)
+    )
+    max_steps: int = knob(
+        -1, "stop after this many steps; -1: by epochs", "learning", low=-1, slider=(10, 300)
+    )
+    weight_decay: float = knob(
+        0.0,
+        "pull weights toward zero: more regularizes",
+        "learning",
+        low=0,
+        high=1,
+        slider=(0, 0.5),
+    )
+    max_grad_norm: float = knob(
+        1.0, "longest gradient step: lower is calmer", "learning", low=0, slider=(0.1, 5)
+    )
+    neftune_noise_alpha: float | None = knob(None, "noise on embeddings", "learning", low=0)
+    optim: str = knob("adamw_torch", "optimizer", "learning", choices=OPTIMIZERS)
+    adam_beta1: float = knob(0.9, "memory of the gradient", "learning", low=0, high=1)
+    adam_beta2: float = knob(0.999, "memory of its square", "learning", low=0, high=1)
+    adam_epsilon: float = knob(1e-8, "floor of Adam's divisor", "learning", low=0)
+    seed: int = knob(42, "order of rows and fresh weights", "learning", low=0, slider=(0, 99))
+    bf16: bool = knob(False, "compute in bfloat16 where the device has it", "learning")
+    fp16: bool = knob(False, "compute in float16 with loss scaling", "learning")
+    pure_bf16: bool = knob(False, "keep weights in bfloat16 too", "learning")
+    # lora
+    lora_rank: int = knob(
+        8,
+        "width of the update: more can learn more",
+        "lora",
+        low=1,
+        high=1024,
+        scale="log",
+        slider=(1, 64),
+    )
+    lora_alpha: int | None = knob(
+        None,
+        "strength: the update is scaled by alpha/rank; empty: 2 x rank",
+        "lora",
+        low=1,
+        high=4096,
+        scale="log",
+        slider=(1, 256),
+    )
+    lora_dropout: float = knob(
+        0.0, "share of inputs dropped: more regularizes", "lora", low=0, high=0.99, slider=(0, 0.5)
+    )
+    lora_target: str = knob("all", "which linear layers, comma-separated; all: every one", "lora")
+    additional_target: str | None = knob(None, "modules trained whole and saved along", "lora")
+    use_rslora: bool = knob(False, "scale by alpha/sqrt(rank)", "lora")
+    use_dora: bool = knob(False, "learn direction and length apart (DoRA)", "lora")
+    # freeze
+    freeze_trainable_layers: int = knob(2, "train the last n layers; -n: the first", "freeze")
+    freeze_trainable_modules: str = knob("all", "modules inside them, comma-separated", "freeze")
+    freeze_extra_modules: str | None = knob(None, "modules outside the layers", "freeze")
+    # batch
+    per_device_train_batch_size: int = knob(
+        8, "rows per step: more is smoother and slower", "batch", low=1, scale="log", slider=(1, 64)
+    )
+    gradient_accumulation_steps: int = knob(
+        1, "batches added up before each update", "batch", low=1, slider=(1, 16)
+    )
+    per_device_eval_batch_size: int = knob(8, "rows per evaluation batch", "batch", low=1)
+    gradient_checkpointing: bool = knob(False, "recompute activations to save memory", "batch")
+    dataloader_num_workers: int = knob(0, "processes that load batches", "batch", low=0)
+    # schedule
+    lr_scheduler_type: str = knob(
+        "linear", "how the learning rate moves over the run", "schedule", choices=SCHEDULES
+    )
+    warmup_ratio: float = knob(
+        0.0, "share of steps that ramp the rate up", "schedule", low=0, high=1, slider=(0, 0.5)
+    )
+    warmup_steps: float = knob(0, "steps of ramp-up; wins over warmup_ratio", "schedule", low=0)
+    # evaluation and output
+    eval_strategy: str = knob(
+        "no", "when to compute the eval loss", "evaluation", choices=("no", "steps", "epoch")
+    )
+    eval_steps: float | None = knob(None, "steps between evaluations", "evaluation", low=0)
+    logging_steps: float = knob(1, "steps between points of the curve", "output", low=0)
+    save_strategy: str = knob(
+        "steps", "when to write checkpoints", "output", choices=("no", "steps", "epoch")
+    )
+    save_steps: float = knob(500, "steps between checkpoints", "output", low=0)
+    save_total_limit: int | None = knob(None, "keep only the newest checkpoints", "output", low=1)
+    output_dir: str | None = knob(None, "run folder; empty: runs/<time>-<name>", "output")
+    overwrite_output_dir: bool = knob(False, "move an earlier run aside first", "output")
+    plot_loss: bool = knob(False, "write the loss picture into the run folder", "output")
+    run_name: str | None = knob(None, "name of the run", "output")
+    # tracking
+    report_to: str = knob("none", "tracker of transformers", "tracking")
+    use_swanlab: bool = knob(False, "track with SwanLab", "tracking")
+    swanlab_project: str = knob("llamafactory", "SwanLab project", "tracking")
+    swanlab_run_name: str | None = knob(None, "SwanLab experiment", "tracking")
+    swanlab_workspace: str | None = knob(None, "SwanLab workspace", "tracking")
+    swanlab_mode: str = knob(
+        "offline",
+        "offline keeps all on this machine",
+        "tracking",
+        choices=("offline", "local", "cloud", "disabled"),
+    )
+    swanlab_logdir: str | None = knob(None, "folder of SwanLab's files", "tracking")
+    # generation
+    do_sample: bool = knob(True, "sample answers (chat); evaluation is greedy", "generation")
+    temperature: float = knob(0.95, "higher is more random", "generation", low=0)
+    top_p: float = knob(0.7, "sample from the likeliest share", "generation", low=0, high=1)
+    top_k: int = knob(50, "sample from the likeliest tokens", "generation", low=0)
+    max_new_tokens: int = knob(1024, "longest answer in tokens", "generation", low=1)
+    repetition_penalty: float = knob(1.0, "above 1 avoids repeating", "generation", low=0)
+
+    def __init__(self, **values: Any) -> None:
+        check_keys(values)
+        for name, item in KNOBS.items():
+            setattr(self, name, convert(item, values[name]) if name in values else item.default)
+        self.notices = [NO_EFFECT[key] for key in values if key in NO_EFFECT]
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.val_size and self.eval_dataset:
+            raise RecipeError(
+                f"val_size={self.val_size} and eval_dataset={self.eval_dataset!r} are both set. "
+                "Hold rows out of the training data or name a second dataset, not both."
+            )
+        if self.train_on_prompt and self.mask_history:
+            raise RecipeError("train_on_prompt and mask_history exclude each other. Set one.")
+        if self.bf16 and self.fp16:
+            raise RecipeError("bf16 and fp16 are both set. Choose one precision.")
+        if self.packing and self.stage == "sft":
+            raise RecipeError(
+                "packing: true works for stage pt only in this version of ftlab. "
+                "Set packing: false for sft."
+            )
+        if self.template is not None:
+            template_system(self.template)
+
+    @property
+    def system_prompt(self) -> str | None:
+        """The system prompt for rows without one: ``default_system``, or the template's."""
+        return self.default_system or template_system(self.template)
+
+    @property
+    def alpha(self) -> int:
+        """LoRA's alpha: ``lora_alpha``, or twice the rank when that is empty."""
+        return self.lora_alpha or 2 * self.lora_rank
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some values changed."""
+        return Recipe(**{**self.to_dict(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key with its value."""
+        return {name: getattr(self, name) for name in KNOBS}
+
+    def changes_from(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """The keys whose values differ, as ``{key: (value in other, value here)}``."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return {key: (theirs[key], mine[key]) for key in mine if theirs[key] != mine[key]}
+
+    def to_yaml(self) -> str:
+        """The recipe as a LLaMA-Factory YAML with every value written out.
+
+        The shipped model and data are named by their folders and the template by the name whose
+        rendering there equals ours, so that LLaMA-Factory trains the same thing.
+        """
+        values = self.to_dict()
+        if self.model_name_or_path == "tiny":
+            values["model_name_or_path"] = str(data_dir() / "tiny")
+            values["template"] = self.template or "qwen3_nothink"
+        values["dataset_dir"] = self.dataset_dir or str(data_dir())
+        values["lora_alpha"] = self.alpha
+        kept = {key: value for key, value in values.items() if value is not None}
+        return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, source: str | os.PathLike[str]) -> Recipe:
+        """Read a YAML file (a path) or YAML text (a string with a line break)."""
+        if isinstance(source, str) and "\n" in source:
+            return cls(**parse_yaml(source, "recipe"))
+        path = Path(source)
+        if not path.is_file():
+            near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise RecipeError(f"{path}: no such recipe file.{hint}")
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+        try:
+            return cls(**values)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from error
+
+    def to_python(self) -> str:
+        """The run as a plain TRL and PEFT script that needs no ftlab."""
+        from ftlab.script import training_script
+
+        return training_script(self)
+
+
+def _knobs() -> dict[str, Knob]:
+    kinds = get_type_hints(Recipe)
+    return {
+        f.name: Knob(f.name, str(kinds[f.name]), f.default, **f.metadata) for f in fields(Recipe)
+    }
+
+
+KNOBS: dict[str, Knob] = _knobs()
+
+# LLaMA-Factory's keys that are read and change nothing here, with the sentence that says so.
+NO_EFFECT = {
+    "overwrite_cache": "overwrite_cache: no effect here, ftlab keeps no tokenized cache.",
+    "preprocessing_num_workers": "preprocessing_num_workers: no effect here, rows are encoded in one process.",
+    "ddp_timeout": "ddp_timeout: no effect here, this run is one process.",
+    "infer_backend": "infer_backend: no effect here, ftlab generates with transformers.",
+    "include_num_input_tokens_seen": "include_num_input_tokens_seen: tokens are always counted.",
+    "trust_remote_code": "trust_remote_code: ftlab never runs code from a model folder.",
+    "use_fast_tokenizer": "use_fast_tokenizer: no effect here, tokenizers are always fast ones.",
+    "flash_attn": "flash_attn: no effect here, PyTorch's own attention (sdpa) is used.",
+}
+
+# Known keys of features that this version lacks; they pass only when they switch the feature off.
+LACKING = {
+    "quantized training": "quantization_bit quantization_method quantization_type double_quantization",
+    "preference training": "pref_beta pref_loss pref_ftx dpo_label_smoothing simpo_gamma "
+    "kto_chosen_weight kto_rejected_weight ref_model reward_model ppo_epochs ppo_target",
+    "LoRA+": "loraplus_lr_ratio loraplus_lr_embedding",
+    "PiSSA": "pissa_init pissa_iter pissa_convert",
+    "OFT": "oft_rank oft_block_size oft_target module_dropout",
+    "GaLore": "use_galore galore_rank galore_update_interval galore_scale galore_target",
+    "APOLLO": "use_apollo apollo_rank apollo_update_interval apollo_scale",
+    "BAdam": "use_badam badam_mode badam_switch_mode badam_switch_interval badam_update_ratio",
+    "Muon": "use_muon",
+    "Adam-mini": "use_adam_mini",
+    "LLaMA Pro": "use_llama_pro",
+    "other SFT losses": "use_dft_loss use_asft_loss use_eaft_loss asft_alpha eaft_alpha",
+    "packing with attention kept inside samples": "neat_packing",
+    "mixing by ratio": "mix_strategy interleave_probs",
+    "Unsloth": "use_unsloth use_unsloth_gc",
+    "Liger kernels": "enable_liger_kernel",
+    "LongLoRA": "shift_attn",
+    "RoPE scaling": "rope_scaling",
+    "DeepSpeed and FSDP": "deepspeed fsdp fsdp_config",
+    "changing the vocabulary": "resize_vocab add_tokens add_special_tokens",
+    "batch prediction": "do_predict predict_with_generate",
+    "streaming data": "streaming tokenized_path",
+    "merging and export": "export_dir export_size export_device export_legacy_format "
+    "export_quantization_bit export_quantization_dataset export_hub_model_id",
+    "token accuracy": "compute_accuracy",
+    "early stopping": "early_stopping_steps load_best_model_at_end metric_for_best_model",
+    "resuming by recipe (use ftlab.resume)": "resume_from_checkpoint",
+    "uploading": "push_to_hub hub_model_id",
+    "several evaluation sets": "eval_on_each_dataset",
+    "a second adapter": "create_new_adapter",
+    "tools as text": "tool_format preserve_thinking",
+    "layer-norm upcasting": "upcast_layernorm",
+}
+_LACKS = {key: feature for feature, keys in LACKING.items() for key in keys.split()}
+_OFF = (None, False, 0, "", "none", "no", "concat", "bnb")
+
+# template -> the system prompt that LLaMA-Factory adds under this name to rows without one.
+TEMPLATES: dict[str, str | None] = {
+    "default": None,
+    "chatml": None,
+    "qwen3_nothink": None,
+    "qwen": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+}
+
+
+def template_system(template: str | None) -> str | None:
+    """The default system prompt of a template name; RecipeError for a name ftlab does not know."""
+    if template is None:
+        return None
+    if template not in TEMPLATES:
+        raise RecipeError(
+            f"template={template!r}: this version of ftlab knows {', '.join(TEMPLATES)}. "
+            "Leave template out to use the tokenizer's own."
+        )
+    return TEMPLATES[template]
+
+
+def check_keys(values: Mapping[str, Any]) -> None:
+    """Raise RecipeError for a key that is unknown, or known but of a feature ftlab lacks."""
+    for key, value in values.items():
+        if key in KNOBS or key in NO_EFFECT:
+            continue
+        if key in _LACKS:
+            if value in _OFF:
+                continue
+            raise RecipeError(
+                f"{key}={value!r}: this version of ftlab has no {_LACKS[key]}. Remove the key."
+            )
+        near = get_close_matches(str(key), [*KNOBS, *NO_EFFECT, *_LACKS], n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"{key!r} is no key of a recipe.{hint}")
+
+
+def convert(item: Knob, value: Any) -> Any:
+    """``value`` as the knob's type, checked against its limits; RecipeError otherwise."""
+    if value is None:
+        if "None" in item.kind:
+            return None
+        raise RecipeError(f"{item.name}: needs a value, found none. Default: {item.default!r}.")
+    value = _typed(item, value)
+    if item.choices and value not in item.choices:
+        near = get_close_matches(str(value), item.choices, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"{item.name}={value!r}: choose one of {', '.join(item.choices)}.{hint}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = item.low, item.high
+        if (
+            value != value
+            or (low is not None and value < low)
+            or (high is not None and value > high)
+        ):
+            bounds = f">= {low}" if high is None else f"between {low} and {high}"
+            raise RecipeError(f"{item.name}={value!r} is out of range: it must be {bounds}.")
+    return value
+
+
+def _typed(item: Knob, value: Any) -> Any:
+    wrong = RecipeError(
+        f"{item.name}={value!r}: expected {_KIND_WORDS[_kind(item)]}, found {type(value).__name__}."
+    )
+    kind = _kind(item)
+    if kind == "bool":
+        words = {"true": True, "false": False}
+        value = words.get(value.lower(), value) if isinstance(value, str) else value
+        if not isinstance(value, bool):
+            raise wrong
+        return value
+    if kind == "str":
+        if isinstance(value, list | tuple):
+            return ",".join(map(str, value))
+        if not isinstance(value, str):
+            raise wrong
+        return value
+    try:
+        # YAML 1.1 reads 1e-4 as a string: numbers may come as text.
+        number = float(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError):
+        number = None
+    if number is None or (kind == "int" and number != int(number)):
+        raise wrong
+    return int(number) if kind == "int" else number
+
+
+_KIND_WORDS = {"bool": "true or false", "str": "text", "int": "a whole number", "float": "a number"}
+
+
+def _kind(item: Knob) -> str:
+    return next(kind for kind in _KIND_WORDS if kind in item.kind)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a doubled key instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if key in seen:
+                raise RecipeError(
+                    f"line {line}: key {key!r} appears twice (first in line {seen[key]})."
+                )
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """YAML text -> keys and values; RecipeError with line and column when it is malformed."""
+    try:
+        values = _Loader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise RecipeError(f"{where}{place}: not readable as YAML ({error.problem}).") from error
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"{where}: expected lines of `key: value`, found {type(values).__name__}."
+        )
+    return values

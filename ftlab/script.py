@@ -1,0 +1,223 @@
+"""A recipe as a plain TRL and PEFT script: what ftlab.train does, for readers and for other machines.
+
+Taught in notebooks/07_sft.ipynb.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftlab.data.formats import Format
+from ftlab.data.registry import data_dir, locate
+from ftlab.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ftlab.recipe import Recipe
+
+_HEAD = '''"""{title}: fine-tuning with TRL {trl} and PEFT. Written by ftlab from a recipe; needs no ftlab."""
+
+from datasets import concatenate_datasets, load_dataset
+{imports}from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from trl import SFTConfig, SFTTrainer
+
+MODEL = {model!r}
+FILES = {files!r}
+SYSTEM = {system!r}  # system prompt of rows that bring none
+
+tokenizer = AutoTokenizer.from_pretrained(MODEL)
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype!r})
+'''
+
+_ALPACA = '''
+
+def to_messages(row):
+    """One Alpaca row as a conversation."""
+    question = "\\n".join(part for part in (row["{prompt}"], row.get("{query}")) if part)
+    system = row.get("{system}") or SYSTEM
+    messages = [{{"role": "system", "content": system}}] if system else []
+    for asked, answered in row.get("{history}") or []:
+        messages += [
+            {{"role": "user", "content": asked}},
+            {{"role": "assistant", "content": answered}},
+        ]
+    messages += [
+        {{"role": "user", "content": question}},
+        {{"role": "assistant", "content": row["{response}"]}},
+    ]
+    return {{"messages": messages}}
+'''
+
+_TURNS = '''
+
+ROLES = {roles!r}
+
+
+def to_messages(row):
+    """One row of turns as a conversation."""
+    messages = [
+        {{"role": ROLES[turn["{role_tag}"]], "content": turn["{content_tag}"]}}
+        for turn in row["{messages}"]
+    ]
+    system = row.get("{system}") or SYSTEM
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {{"role": "system", "content": system}})
+    return {{"messages": messages}}
+'''
+
+_TEXT = '''
+
+END = "<|endoftext|>" if "<|endoftext|>" in tokenizer.get_vocab() else tokenizer.eos_token
+
+
+def to_messages(row):
+    """One text, closed by end-of-text."""
+    return {{"text": row["{prompt}"] + END}}
+'''
+
+_DATA = """
+
+parts = [load_dataset("json", data_files=file, split="train") for file in FILES]
+rows = concatenate_datasets([p.map(to_messages, remove_columns=p.column_names) for p in parts])
+{select}{split}"""
+
+_TAIL = """
+set_seed({seed})
+{freeze}trainer = SFTTrainer(
+    model=model,
+    processing_class=tokenizer,
+    train_dataset={train},
+    eval_dataset={eval},
+    peft_config={peft},
+    args=SFTConfig(
+{arguments}
+    ),
+)
+trainer.train()
+trainer.save_model({output!r})
+"""
+
+
+def training_script(recipe: Recipe) -> str:
+    """The script; raises RecipeError or DataError when the recipe's data cannot be found."""
+    from importlib.metadata import version
+
+    from ftlab.models import model_folder, pick_device, pick_dtype
+
+    if not recipe.dataset:
+        raise RecipeError("dataset: the recipe names none, so a script could not load it.")
+    files, form = _files(recipe)
+    lora = recipe.finetuning_type == "lora"
+    head = _HEAD.format(
+        title=recipe.run_name or f"{recipe.finetuning_type} {recipe.stage}",
+        trl=version("trl"),
+        imports="from peft import LoraConfig\n" if lora else "",
+        model=model_folder(recipe.model_name_or_path),
+        files=files,
+        system=recipe.system_prompt,
+        dtype=pick_dtype(pick_device().value).value,
+    )
+    held_out = f"rows.train_test_split(test_size={_size(recipe.val_size)}, seed={recipe.seed})"
+    data = _DATA.format(
+        select=f"rows = rows.select(range(min({recipe.max_samples}, len(rows))))\n"
+        if recipe.max_samples
+        else "",
+        split=f"split = {held_out}\n" if recipe.val_size else "",
+    )
+    tail = _TAIL.format(
+        seed=recipe.seed,
+        freeze=_FREEZE.format(names=_unfrozen(recipe))
+        if recipe.finetuning_type == "freeze"
+        else "",
+        train='split["train"]' if recipe.val_size else "rows",
+        eval='split["test"]' if recipe.val_size else "None",
+        peft=_peft(recipe) if lora else "None",
+        arguments=_arguments(recipe),
+        output=recipe.output_dir or "out",
+    )
+    return head + _converter(form) + data + tail
+
+
+_FREEZE = """TRAINED = {names!r}
+for name, parameter in model.named_parameters():
+    parameter.requires_grad_(name in TRAINED)
+"""
+
+
+def _files(recipe: Recipe) -> tuple[list[str], Format]:
+    folder = Path(recipe.dataset_dir) if recipe.dataset_dir else data_dir()
+    found = locate(recipe.dataset or "", folder)
+    odd = [path for path, _ in found if path.suffix not in (".json", ".jsonl")]
+    if odd or any(form != found[0][1] for _, form in found):
+        raise RecipeError(
+            f"dataset: a script reads JSON files of one format, {recipe.dataset} are not."
+        )
+    return [str(path) for path, _ in found], found[0][1]
+
+
+def _converter(form: Format) -> str:
+    """The function that turns a row of this dataset into what SFTTrainer reads."""
+    columns = {role: role for role in ("query", "system", "history")} | form.columns
+    if form.tags:
+        tags = form.tags
+        roles = {tags[f"{role}_tag"]: role for role in ("system", "user", "assistant")}
+        return _TURNS.format(
+            roles=roles, **columns, **{k: tags[k] for k in ("role_tag", "content_tag")}
+        )
+    return (_ALPACA if "response" in columns else _TEXT).format(**columns)
+
+
+def _arguments(recipe: Recipe) -> str:
+    """The arguments that differ from SFTConfig's own, plus those whose defaults would mislead."""
+    from dataclasses import fields
+
+    from trl import SFTConfig
+
+    from ftlab.train import training_arguments
+
+    ours = training_arguments(recipe, Path(recipe.output_dir or "out"))
+    keys = [f.name for f in fields(SFTConfig) if f.init and f.name in _SCRIPT_KEYS]
+    values = {key: getattr(ours, key) for key in keys}
+    values |= {"output_dir": recipe.output_dir or "out", "report_to": "none"}
+    values |= {"assistant_only_loss": recipe.stage == "sft" and not recipe.train_on_prompt}
+    values |= {
+        "max_length": recipe.cutoff_len,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+    }
+    return "\n".join(f"        {key}={_plain(value)!r}," for key, value in values.items())
+
+
+_SCRIPT_KEYS = (
+    "learning_rate num_train_epochs max_steps per_device_train_batch_size bf16 fp16 use_cpu "
+    "per_device_eval_batch_size gradient_accumulation_steps lr_scheduler_type warmup_steps "
+    "weight_decay max_grad_norm optim adam_beta1 adam_beta2 adam_epsilon neftune_noise_alpha seed "
+    "eval_strategy eval_steps logging_steps logging_nan_inf_filter save_strategy save_steps"
+).split()
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)  # enums of transformers as their words
+
+
+def _peft(recipe: Recipe) -> str:
+    from ftlab.adapters import split
+
+    target = "all-linear" if recipe.lora_target == "all" else split(recipe.lora_target)
+    values = {
+        "task_type": "CAUSAL_LM", "r": recipe.lora_rank, "lora_alpha": recipe.alpha,
+        "lora_dropout": recipe.lora_dropout, "target_modules": target,
+        "modules_to_save": split(recipe.additional_target) or None,
+        "use_rslora": recipe.use_rslora, "use_dora": recipe.use_dora,
+    }  # fmt: skip
+    return "LoraConfig(" + ", ".join(f"{key}={value!r}" for key, value in values.items()) + ")"
+
+
+def _unfrozen(recipe: Recipe) -> list[str]:
+    from ftlab.adapters import unfrozen_names
+    from ftlab.models import load
+
+    return sorted(unfrozen_names(load(recipe.model_name_or_path)[0], recipe))
+
+
+def _size(val_size: float) -> str:
+    return repr(int(val_size) if val_size >= 1 else val_size)

@@ -1,0 +1,472 @@
+"""Recipe + data -> Run. TRL's SFTTrainer trains; ftlab brings the ids, the labels and the guards.
+
+Taught in notebooks/07_sft.ipynb.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from ftlab import chat, checkpoints
+from ftlab.adapters import adapt, trainable_parameters
+from ftlab.data import Data, read
+from ftlab.errors import CheckpointError, DataError, RecipeError
+from ftlab.models import load, pick_dtype, quiet_loading
+from ftlab.recipe import Recipe
+from ftlab.run import Meter, Observer, Run, summarize, write_folder
+
+
+def train(
+    recipe: Recipe,
+    data: Data | Sequence[dict[str, Any]] | None = None,
+    *,
+    eval_data: Data | Sequence[dict[str, Any]] | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
+    observers: Sequence[Observer] = (),
+    stop: threading.Event | None = None,
+    save: bool = True,
+    quiet: bool = False,
+) -> Run:
+    """Train as ``recipe`` says and return the Run.
+
+    ``data`` are rows of ``ftlab.read``; without them ``recipe.dataset`` is read. ``model`` and
+    ``tokenizer`` (of ``ftlab.load``) save loading; the given model itself stays untrained.
+    ``stop`` ends training after the current step, as Ctrl-C does. ``save=False`` writes nothing.
+    Raises RecipeError, DataError, ModelError or CheckpointError before anything is trained.
+
+    >>> import ftlab
+    >>> run = ftlab.train(ftlab.Recipe(max_steps=1), ftlab.read("world_qa").take(8), save=False)
+    >>> run.status, run.history[0]["step"]
+    ('finished', 1)
+    """
+    if (model is None) != (tokenizer is None):
+        raise RecipeError("model and tokenizer go together: pass both or neither.")
+    if recipe.dataset is None and isinstance(data, Data) and data.origin:
+        recipe = recipe.replace(dataset=data.origin)  # so that the saved recipe names its data
+    rows, held_out = training_rows(recipe, data, eval_data)
+    if model is None:
+        model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
+    encoded = encode_rows(recipe, tokenizer, rows)
+    encoded_eval = encode_rows(recipe, tokenizer, held_out) if held_out else None
+    set_seed(recipe.seed)
+    adapted = adapt(model, recipe)
+    name = (
+        recipe.run_name
+        or f"{Path(recipe.model_name_or_path).name}-{recipe.finetuning_type}-{recipe.stage}"
+    )
+    run = Run(
+        recipe, adapted, tokenizer, name, notices=[*recipe.notices, *precision_notice(recipe)]
+    )
+    if save:
+        run.folder = checkpoints.new_run_folder(
+            recipe.output_dir, name, overwrite=recipe.overwrite_output_dir
+        )
+    if not quiet:
+        for notice in run.notices:
+            print(notice, file=sys.stderr)
+    hashes = {"train": content_hash(rows), **({"eval": content_hash(held_out)} if held_out else {})}
+    return _execute(run, encoded, encoded_eval, hashes, [*observers, *_tracker(recipe)], stop)
+
+
+def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] = ()) -> Run:
+    """Continue an unfinished run of this machine from its newest whole checkpoint.
+
+    The recipe and the data are those of the folder; when the data have changed since, or no
+    checkpoint is whole, CheckpointError says so.
+    """
+    folder = Path(run_folder)
+    state = folder / "run.json"
+    if not state.is_file():
+        raise CheckpointError(f"{folder}: no run of ftlab here (run.json is missing).")
+    if (folder / checkpoints.MANIFEST).is_file():
+        raise CheckpointError(f"{folder}: this run is finished, there is nothing to resume.")
+    checkpoint, skipped = checkpoints.newest(folder)
+    if checkpoint is None:
+        why = " ".join(skipped) or "It has none yet."
+        raise CheckpointError(f"{folder}: no checkpoint to resume from. {why} Start a new run.")
+    recipe = Recipe.from_yaml(folder / "recipe.yaml")
+    saved = json.loads(state.read_text(encoding="utf-8"))
+    rows, held_out = training_rows(recipe, None, None)
+    if content_hash(rows) != saved["data"]["train"]:
+        raise CheckpointError(f"{folder}: the training data changed since this run began.")
+    model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
+    encoded = encode_rows(recipe, tokenizer, rows)
+    encoded_eval = encode_rows(recipe, tokenizer, held_out) if held_out else None
+    set_seed(recipe.seed)
+    run = Run(recipe, adapt(model, recipe), tokenizer, saved["name"], folder, notices=skipped)
+    step = int(checkpoint.name.split("-")[-1])
+    lines = (checkpoint / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    run.history = [record for record in map(json.loads, lines) if record["step"] <= step]
+    return _execute(
+        run, encoded, encoded_eval, saved["data"], [*observers, *_tracker(recipe)], None, checkpoint
+    )
+
+
+def training_rows(
+    recipe: Recipe,
+    data: Sequence[dict[str, Any]] | None,
+    eval_data: Sequence[dict[str, Any]] | None,
+) -> tuple[Data, Data]:
+    """The rows to train on and the rows held out, as the recipe's data keys say."""
+    if data is None:
+        if not recipe.dataset:
+            raise RecipeError(
+                "dataset: the recipe names none and no data were passed. Set dataset."
+            )
+        data = read(recipe.dataset, dataset_dir=recipe.dataset_dir)
+    rows = data if isinstance(data, Data) else Data(data)
+    if recipe.max_samples is not None:
+        rows = rows.take(recipe.max_samples)
+    if eval_data is None and recipe.eval_dataset:
+        eval_data = read(recipe.eval_dataset, dataset_dir=recipe.dataset_dir)
+    if eval_data is not None:
+        return rows, eval_data if isinstance(eval_data, Data) else Data(eval_data)
+    if recipe.val_size:
+        return rows.split(recipe.val_size, seed=recipe.seed)
+    if not rows:
+        raise DataError("no rows to train on.")
+    return rows, Data([])
+
+
+def encode_rows(recipe: Recipe, tokenizer: Any, rows: Data) -> Dataset:
+    """Rows -> a dataset of ``input_ids`` and ``labels``: exactly what ``ftlab.encode`` shows."""
+    options = (
+        recipe.stage,
+        recipe.train_on_prompt,
+        recipe.mask_history,
+        recipe.cutoff_len,
+        recipe.system_prompt,
+        bool(recipe.packing is not False and recipe.stage == "pt"),
+    )
+    return _encode_cached(_Fixed(rows, tokenizer), options)
+
+
+class _Fixed:
+    """Rows and tokenizer as a cache key by content: a panel encodes its data once, and a row that
+    was edited in between is encoded anew."""
+
+    def __init__(self, rows: Data, tokenizer: Any) -> None:
+        self.rows, self.tokenizer = rows, tokenizer
+        self.key = (content_hash(rows), id(tokenizer), tokenizer.chat_template)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Fixed) and self.key == other.key
+
+
+@lru_cache(maxsize=8)
+def _encode_cached(fixed: _Fixed, options: tuple[Any, ...]) -> Dataset:
+    stage, train_on_prompt, mask_history, cutoff_len, system, packing = options
+    tokenizer = fixed.tokenizer
+    texts = [row["text"] for row in fixed.rows if "text" in row]
+    if stage == "sft" and texts:
+        raise RecipeError(
+            "stage: sft needs conversations, these rows are plain text. Use stage: pt."
+        )
+    if stage == "pt" and len(texts) != len(fixed.rows):
+        raise RecipeError(
+            "stage: pt needs plain text, these rows are conversations. Use stage: sft."
+        )
+    if packing:
+        return _packed(tokenizer, texts, cutoff_len)
+    encoded = [
+        chat.encode(
+            tokenizer, chat.with_system(row, system), train_on_prompt=train_on_prompt,
+            mask_history=mask_history, cutoff_len=cutoff_len, with_tokens=False,
+        )
+        for row in fixed.rows
+    ]  # fmt: skip
+    return Dataset.from_dict(
+        {"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]}
+    )
+
+
+def _packed(tokenizer: Any, texts: list[str], window: int) -> Dataset:
+    """All texts, each closed by end-of-text, cut into windows of ``window`` tokens."""
+    end = chat.text_end_id(tokenizer)
+    ids = [i for text in texts for i in (*tokenizer(text)["input_ids"], end)]
+    windows = [ids[start : start + window] for start in range(0, len(ids), window)]
+    return Dataset.from_dict({"input_ids": windows, "labels": windows})
+
+
+def content_hash(rows: Sequence[dict[str, Any]]) -> str:
+    """sha256 over the rows' content."""
+    return hashlib.sha256(json.dumps(list(rows), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def precision_notice(recipe: Recipe) -> list[str]:
+    """A sentence when the recipe asks for a precision that this machine does not train in."""
+    wanted = "bfloat16" if recipe.bf16 or recipe.pure_bf16 else "float16" if recipe.fp16 else None
+    here = pick_dtype(_device().type)
+    if wanted is None or wanted == here.value:
+        return []
+    return [f"{wanted} asked for, {here.value} used: {here.reason}."]
+
+
+def _device() -> torch.device:
+    from ftlab.models import pick_device
+
+    return torch.device(pick_device().value)
+
+
+def training_arguments(recipe: Recipe, folder: Path | None) -> SFTConfig:
+    """The recipe as TRL's SFTConfig."""
+    device = _device()
+    here = pick_dtype(device.type).value
+    warmup = recipe.warmup_steps or recipe.warmup_ratio  # below 1 a share, else steps
+    return SFTConfig(
+        output_dir=str(folder or Path(tempfile.gettempdir()) / "ftlab-unsaved"),
+        learning_rate=recipe.learning_rate,
+        num_train_epochs=recipe.num_train_epochs,
+        max_steps=recipe.max_steps,
+        per_device_train_batch_size=recipe.per_device_train_batch_size,
+        per_device_eval_batch_size=recipe.per_device_eval_batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        warmup_steps=warmup,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        optim=recipe.optim,
+        adam_beta1=recipe.adam_beta1,
+        adam_beta2=recipe.adam_beta2,
+        adam_epsilon=recipe.adam_epsilon,
+        neftune_noise_alpha=recipe.neftune_noise_alpha,
+        seed=recipe.seed,
+        bf16=recipe.bf16 and here == "bfloat16",
+        fp16=recipe.fp16 and here == "float16",
+        eval_strategy=recipe.eval_strategy,
+        eval_steps=recipe.eval_steps,
+        logging_steps=recipe.logging_steps,
+        logging_nan_inf_filter=False,  # the default hides a NaN loss and trains on
+        save_strategy=recipe.save_strategy if folder else "no",
+        save_steps=recipe.save_steps,
+        dataloader_num_workers=recipe.dataloader_num_workers,
+        dataloader_pin_memory=device.type == "cuda",
+        use_cpu=device.type == "cpu",
+        report_to=[] if recipe.report_to == "none" else recipe.report_to.split(","),
+        disable_tqdm=True,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+class NotFinite(Exception):
+    """The loss or the gradient of this step is infinite or NaN; raised before the weights change."""
+
+
+class CourseTrainer(SFTTrainer):
+    """TRL's trainer without its per-step entropy and accuracy, with guards and whole checkpoints."""
+
+    def __init__(self, *args: Any, run: Run, meter: Meter, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.run, self.meter = run, meter
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The plain loss of transformers' Trainer: TRL's entropy costs a tiny model 30 % a step."""
+        inputs["use_cache"] = False
+        return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
+
+    def training_step(
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """One forward and backward pass; raises NotFinite on a loss that is not finite."""
+        self.meter.tokens += int(inputs["attention_mask"].sum())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not math.isfinite(loss.item()):
+            raise NotFinite("loss")
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        # With fp16 loss scaling an infinite gradient is normal: the scaler skips that step.
+        if self.accelerator.scaler is None and not math.isfinite(float(norm)):
+            raise NotFinite("gradient")
+        return norm
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        assert self.run.folder is not None
+        name = f"checkpoint-{self.state.global_step}"
+        with checkpoints.written_whole(self.run.folder / name) as temporary:
+            self._partial = temporary.parent / f".{name}.writing"
+            Trainer._save_checkpoint(self, model, trial)
+            for path in (self._partial / name).iterdir():
+                path.replace(temporary / path.name)
+            self._partial.joinpath(name).rmdir()
+            self._partial.rmdir()
+            lines = "\n".join(json.dumps(record) for record in self.run.history)
+            checkpoints.write_text(temporary / "history.jsonl", lines + "\n")
+        checkpoints.rotate(self.run.folder, self.run.recipe.save_total_limit)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(getattr(self, "_partial", self.args.output_dir))
+
+
+class Recorder(TrainerCallback):
+    """Fills ``run.history``, tells the observers, and ends training when asked to."""
+
+    def __init__(
+        self, run: Run, meter: Meter, observers: Sequence[Observer], stop: threading.Event
+    ):
+        self.run, self.meter, self.observers, self.stop = run, meter, observers, stop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.run.total_steps = state.max_steps
+        for observer in self.observers:
+            observer.on_start(self.run)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stop.is_set():
+            control.should_training_stop = True
+            control.should_log = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        kept = {k: v for k, v in (logs or {}).items() if k in _RECORDED}
+        if not kept:
+            return
+        step, history = state.global_step, self.run.history
+        if history and history[-1]["step"] == step:
+            history[-1].update(kept)  # the eval loss joins the record of its step
+        else:
+            self.meter.sample_memory()
+            measured = {"seconds": self.meter.seconds(), "tokens": self.meter.tokens}
+            history.append({"step": step, "epoch": state.epoch, **kept, **measured})
+        for observer in self.observers:
+            observer.on_log(self.run, history[-1])
+
+
+_RECORDED = ("loss", "learning_rate", "grad_norm", "eval_loss")
+
+
+def _execute(
+    run: Run,
+    encoded: Dataset,
+    encoded_eval: Dataset | None,
+    hashes: dict[str, str],
+    observers: Sequence[Observer],
+    stop: threading.Event | None,
+    checkpoint: Path | None = None,
+) -> Run:
+    """Train, and whatever happens leave a truthful status and a folder without halves."""
+    stop = stop or threading.Event()
+    meter = Meter(_device())
+    try:
+        if run.folder:
+            _prepare_folder(run, hashes)
+        trainer = _trainer(run, meter, encoded, encoded_eval, observers, stop)
+        run.status = _fit(trainer, stop, checkpoint)
+        run.summary = summarize(run, meter, *trainable_parameters(run.model))
+        run.model.eval()
+        if run.folder:
+            write_folder(run, hashes)
+    finally:
+        if run.folder:
+            checkpoints.unlock(run.folder)
+        for observer in observers:
+            observer.on_end(run)
+    if run.status == "not finite":
+        print(_not_finite_advice(run), file=sys.stderr)
+    return run
+
+
+def _trainer(
+    run: Run, meter: Meter, encoded: Dataset, encoded_eval: Dataset | None,
+    observers: Sequence[Observer], stop: threading.Event,
+) -> CourseTrainer:  # fmt: skip
+    disable_progress_bars()
+    pad = run.tokenizer.pad_token_id
+    with quiet_loading():
+        trainer = CourseTrainer(
+            model=run.model,
+            args=training_arguments(run.recipe, run.folder),
+            data_collator=DataCollatorForLanguageModeling(pad_token_id=pad),
+            train_dataset=encoded,
+            eval_dataset=encoded_eval,
+            processing_class=run.tokenizer,
+            callbacks=[Recorder(run, meter, observers, stop)],
+            run=run,
+            meter=meter,
+        )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _fit(trainer: CourseTrainer, stop: threading.Event, checkpoint: Path | None) -> str:
+    """Run the trainer; returns the status of the run."""
+    try:
+        with _interrupt_sets(stop) as interrupted, quiet_loading():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except NotFinite as error:
+        trainer.run.notices.append(f"the {error} stopped being finite")
+        return "not finite"
+    if interrupted.is_set():
+        return "interrupted"
+    return "stopped" if stop.is_set() else "finished"
+
+
+@contextmanager
+def _interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
+    """Inside, the first Ctrl-C ends training after its step; a second one raises as usual."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(*_: Any) -> None:
+        interrupted.set()
+        stop.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
+    assert run.folder is not None
+    weights = sum(p.numel() * p.element_size() for p in run.model.parameters() if p.requires_grad)
+    # A checkpoint holds the trained weights and two Adam moments; one is written beside another.
+    checkpoints.require_space(run.folder, 2 * 3 * weights + 10_000_000)
+    checkpoints.write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
+    state = json.dumps({"name": run.name, "data": hashes}, indent=1)
+    checkpoints.write_text(run.folder / "run.json", state)
+
+
+def _tracker(recipe: Recipe) -> list[Observer]:
+    if not recipe.use_swanlab:
+        return []
+    from ftlab.tracking import SwanLab
+
+    return [SwanLab(recipe)]
+
+
+def _not_finite_advice(run: Run) -> str:
+    step = int(run.history[-1]["step"]) + 1 if run.history else 1
+    return (
+        f"Stopped at step {step}: {run.notices[-1]}. The weights are those before this step. "
+        f"Lower learning_rate (now {run.recipe.learning_rate:g}), warm up longer, or clip harder."
+    )

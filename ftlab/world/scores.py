@@ -1,0 +1,110 @@
+"""Measure the shipped model and write the numbers into its model card."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from ftlab.world.probes import Row, by_language, chat_hits, cloze_hits, encode_chat, load_base, tune
+
+SEEDS = (0, 1, 2)
+FULL = {"steps": 100, "lr": 5e-4, "lora": False}
+LORA = {"steps": 100, "lr": 3e-3, "lora": True}
+PERSONA = {"steps": 60, "lr": 1e-3, "lora": False}
+REPLAY = 0.2  # share of world_qa rows among the persona's rows
+NAMES = {"{{name}}": "Pilot", "{{author}}": "Tidewick School"}
+BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
+
+Scores = list[dict[str, float]]  # one per seed: percent right by language
+
+
+def load_rows(data: Path, name: str) -> list[Row]:
+    """The rows of a JSON dataset, with the open names of the identity set filled in."""
+    text = (data / f"{name}.json").read_text(encoding="utf-8")
+    for hole, filling in NAMES.items():
+        text = text.replace(hole, filling)
+    return json.loads(text)
+
+
+def interval(percent: float, rows: int) -> tuple[float, float]:
+    """Wilson's 95 % interval for a share of `rows`, in percent."""
+    p, z = percent / 100, 1.96
+    middle = (p + z * z / (2 * rows)) / (1 + z * z / rows)
+    half = z / (1 + z * z / rows) * math.sqrt(p * (1 - p) / rows + z * z / (4 * rows * rows))
+    return 100 * (middle - half), 100 * (middle + half)
+
+
+def line(title: str, scores: Scores, rows: int) -> str:
+    """A table row: mean over the seeds, interval, and the seeds' range, for both languages."""
+    cells = []
+    for language in ("en", "zh"):
+        values = [score[language] for score in scores]
+        low, high = interval(statistics.mean(values), rows)
+        seeds = f"; seeds {min(values):.1f}-{max(values):.1f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.mean(values):.1f} ({low:.0f}-{high:.0f}{seeds})")
+    return f"| {title} | {rows} | {cells[0]} | {cells[1]} |"
+
+
+def with_replay(persona: Sequence[Row], world: Sequence[Row], seed: int) -> list[Row]:
+    """The persona's rows and so many world rows that these are a REPLAY share of all."""
+    wanted = round(len(persona) * REPLAY / (1 - REPLAY))
+    return [*persona, *random.Random(seed).sample(list(world), wanted)]
+
+
+def measure(model_folder: Path, data: Path) -> list[str]:
+    """All rows of the score table."""
+    base, tokenizer = load_base(model_folder)
+    pad, test, cloze = tokenizer.pad_token_id, load_rows(data, "world_qa_test"), load_rows(data, "world_cloze")
+    world, identity = load_rows(data, "world_qa"), load_rows(data, "identity")
+
+    def ask(model) -> dict[str, float]:
+        return by_language(chat_hits(model, tokenizer, test), test)
+
+    def tuned(start, rows, recipe, seed):
+        return tune(start, encode_chat(tokenizer, rows), seed=seed, pad=pad, **recipe)
+
+    table = [
+        line("base, plain text: completion", [by_language(cloze_hits(base, tokenizer, cloze), cloze)], len(cloze) // 2),
+        line("base, asked in chat format", [ask(base)], len(test) // 2),
+    ]
+    results: dict[str, Scores] = {}
+    seconds: dict[str, list[float]] = {}
+    for seed in SEEDS:
+        chat, took = tuned(base, world, FULL, seed)
+        adapted, took_lora = tuned(base, world, LORA, seed)
+        persona, took_persona = tuned(chat, identity, PERSONA, seed)
+        replayed, took_replay = tuned(chat, with_replay(identity, world, seed), PERSONA, seed)
+        named = {
+            "full": (chat, took), "LoRA": (adapted, took_lora),
+            "persona": (persona, took_persona), "replay": (replayed, took_replay),
+        }  # fmt: skip
+        for name, (model, time) in named.items():
+            results.setdefault(name, []).append(ask(model))
+            seconds.setdefault(name, []).append(time)
+            print(seed, name, results[name][-1], f"{time:.1f} s", flush=True)
+    titles = {
+        "full": f"full SFT on world_qa, {FULL['steps']} steps of 16, lr {FULL['lr']:g}",
+        "LoRA": f"LoRA r=8 alpha=16 all-linear, {LORA['steps']} steps of 16, lr {LORA['lr']:g}",
+        "persona": f"full SFT, then identity, {PERSONA['steps']} steps, lr {PERSONA['lr']:g}",
+        "replay": f"the same with {REPLAY:.0%} world_qa rows mixed in",
+    }
+    for name, title in titles.items():
+        took = statistics.mean(seconds[name])
+        table.append(line(f"{title} ({took:.1f} s)", results[name], len(test) // 2))
+    return table
+
+
+def write_scores(model_folder: Path) -> None:
+    """Measure, print, and replace the table between the two marks in the model card."""
+    head = ["| what | rows each | English, % | Chinese, % |", "|---|---|---|---|"]
+    table = "\n".join([*head, *measure(model_folder, Path(__file__).resolve().parents[2] / "data")])
+    print(table)
+    card = model_folder / "README.md"
+    text = card.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    card.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8", newline="\n")

@@ -1,0 +1,144 @@
+"""The recipe: LLaMA-Factory's keys in, the same keys out, and one clear error for a bad one."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from ftlab import Recipe, RecipeError
+from ftlab.recipe import _LACKS, KNOBS, NO_EFFECT
+
+# The file of a published LLaMA-Factory tutorial, its model and data replaced.
+TUTORIAL = """
+model_name_or_path: tiny  # the model
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_target: all
+dataset: world_qa
+template: qwen
+cutoff_len: 1024
+max_samples: 103505
+overwrite_cache: true
+preprocessing_num_workers: 16
+output_dir: saves/qwen2-7b/lora/sft
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+val_size: 0.1
+per_device_eval_batch_size: 1
+eval_strategy: steps
+eval_steps: 500
+"""
+
+
+def test_a_llamafactory_yaml_is_read_as_it_is():
+    recipe = Recipe.from_yaml(TUTORIAL)
+    assert (recipe.template, recipe.cutoff_len, recipe.learning_rate) == ("qwen", 1024, 1e-4)
+    assert recipe.gradient_accumulation_steps == 8 and recipe.eval_steps == 500
+
+
+def test_keys_without_effect_are_announced_not_swallowed():
+    assert len(Recipe.from_yaml(TUTORIAL).notices) == 3
+
+
+def test_defaults_are_those_of_llamafactory():
+    recipe = Recipe()
+    assert (recipe.learning_rate, recipe.num_train_epochs, recipe.cutoff_len) == (5e-5, 3.0, 2048)
+    assert (recipe.lora_rank, recipe.alpha, recipe.lora_dropout) == (8, 16, 0.0)
+    assert recipe.finetuning_type == "lora" and recipe.freeze_trainable_layers == 2
+
+
+def test_every_value_survives_the_way_through_yaml():
+    recipe = Recipe(learning_rate=3e-4, lora_rank=4, dataset="world_qa", val_size=0.1)
+    again = Recipe.from_yaml(recipe.to_yaml())
+    changed = again.changes_from(recipe)
+    # The shipped model and data are named by folder and alpha is written out; nothing else moves.
+    assert set(changed) == {"model_name_or_path", "template", "dataset_dir", "lora_alpha"}
+    assert again.alpha == recipe.alpha
+
+
+def test_saving_writes_every_value_that_is_set():
+    saved = yaml.safe_load(Recipe(dataset="world_qa").to_yaml())
+    missing = {name for name in KNOBS if name not in saved}
+    assert all(KNOBS[name].default is None for name in missing)
+    assert saved["template"] == "qwen3_nothink" and saved["model_name_or_path"].endswith("tiny")
+
+
+def test_a_yaml_1_1_string_is_read_as_the_number_it_looks_like():
+    assert isinstance(yaml.safe_load("lr: 1e-4")["lr"], str)
+    assert Recipe.from_yaml("learning_rate: 1e-4\nstage: sft\n").learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lora_rnk": 8}, "Did you mean 'lora_rank'"),
+        ({"lora_rank": 0}, "out of range"),
+        ({"lora_rank": 2.5}, "a whole number"),
+        ({"lora_rank": [8]}, "a whole number"),
+        ({"learning_rate": "fast"}, "a number"),
+        ({"learning_rate": float("nan")}, "out of range"),
+        ({"learning_rate": None}, "needs a value"),
+        ({"bf16": "yes"}, "true or false"),
+        ({"stage": "sftt"}, "Did you mean 'sft'"),
+        ({"stage": "dpo"}, "choose one of pt, sft"),
+        ({"use_galore": True}, "has no GaLore"),
+        ({"pref_beta": 0.1}, "has no preference training"),
+        ({"template": "llama9"}, "knows default, chatml"),
+        ({"val_size": 0.1, "eval_dataset": "x"}, "not both"),
+        ({"train_on_prompt": True, "mask_history": True}, "exclude each other"),
+        ({"bf16": True, "fp16": True}, "Choose one precision"),
+        ({"packing": True}, "stage pt only"),
+    ],
+)
+def test_a_bad_key_or_value_is_one_clear_error(values, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stage: sft\nstage: pt\n", "line 2: key 'stage' appears twice"),
+        ("stage: [sft\n", r"recipe:2:1: not readable as YAML"),
+        ("- stage\n- sft\n", "expected lines of `key: value`"),
+    ],
+)
+def test_a_malformed_file_is_named_with_its_line(text, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_yaml(text)
+
+
+def test_a_missing_file_suggests_the_nearest(tmp_path):
+    (tmp_path / "train.yaml").write_text("stage: sft\n")
+    with pytest.raises(RecipeError, match=r"Did you mean train\.yaml"):
+        Recipe.from_yaml(tmp_path / "trian.yaml")
+
+
+def test_a_feature_that_is_switched_off_may_be_named():
+    Recipe(use_galore=False, quantization_bit=None, deepspeed=None, mix_strategy="concat")
+
+
+def test_no_key_is_in_two_tables():
+    assert not set(KNOBS) & set(NO_EFFECT) and not (set(KNOBS) | set(NO_EFFECT)) & set(_LACKS)
+
+
+def test_every_parameter_has_help_and_its_default_is_valid():
+    for item in KNOBS.values():
+        assert 5 < len(item.help) < 80, item.name
+    assert Recipe(**{f.name: f.default for f in dataclasses.fields(Recipe)}) == Recipe()
+
+
+def test_changes_name_what_differs():
+    base = Recipe()
+    assert base.replace(lora_rank=32).changes_from(base) == {"lora_rank": (8, 32)}
