@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check install -q
-RUFF   := $(VENV)/bin/ruff
 
 TORCH     := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -35,9 +34,7 @@ bench: $(VENV)/.ready-lab  ## measure and write the table in README.md
 	@$(PY) -m benchmarks
 
 lint: $(VENV)/.ready-test  ## ruff and mypy
-	@$(RUFF) check . && $(RUFF) format --check .
-	@$(RUFF) check --line-length 88 notebooks && $(RUFF) format --check --line-length 88 notebooks
-	@$(PY) -m mypy
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(PY) -m mypy
 
 stamp: $(VENV)/.ready-test  ## write the repository's address into the notebooks (REPO=owner/name)
 	@$(PY) -m tools.stamp "$(REPO)"
@@ -45,8 +42,8 @@ stamp: $(VENV)/.ready-test  ## write the repository's address into the notebooks
 # --- set-up -------------------------------------------------------------------------------------
 
 $(PY):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo "ftlab needs Python 3.10 or newer, and $(PYTHON) is not."; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "ftlab needs Python 3.11 or newer, and $(PYTHON) is not."; \
 	  echo "Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	  echo "$(PYTHON) cannot make virtual environments."; \

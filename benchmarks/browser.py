@@ -1,4 +1,4 @@
-"""A JupyterLab and a headless Chromium for tests and timings, on 127.0.0.1, in a temporary folder."""
+"""A JupyterLab and a headless Chromium for tests and timings: local, in a temporary folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step time of ftlab.train against a bare PyTorch loop: same batches, model, optimizer, schedule."""
+"""Step time of ftlab.train against a bare PyTorch loop on the same work."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def encode(
     cutoff_len: int | None = None,
     with_tokens: bool = True,
 ) -> Encoded:
-    """Turn one row (``{"messages": ...}``, ``{"text": ...}``) or a list of messages into ids and labels.
+    """Turn one row (``{"messages": ...}`` or ``{"text": ...}``) or messages into ids and labels.
 
     Trained are the assistant's turns with the end-of-turn token; the prompt is not, unless
     ``train_on_prompt``. ``mask_history`` trains the last answer only. Text rows train every token
@@ -174,7 +174,7 @@ def _render(
 
 
 def _training_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The chat template with {% generation %} markers: the tokenizer's own, or TRL's patched copy."""
+    """The template with {% generation %} markers: the tokenizer's own, or TRL's patched copy."""
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
     if has_generation_markers(tokenizer.chat_template):

@@ -91,7 +91,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 def write_manifest(folder: Path) -> None:
-    """Record size and sha256 of every file below ``folder``; written last, so it proves the rest."""
+    """Record size and sha256 of every file below ``folder``; written last, it proves the rest."""
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))

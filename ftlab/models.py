@@ -41,7 +41,7 @@ def pick_device() -> Choice:
 
 
 def pick_dtype(device: str) -> Choice:
-    """The precision for ``device``: bf16 where the hardware has it, else fp16 on CUDA, else fp32."""
+    """The precision for ``device``: bf16 where the hardware has it, else fp16 or fp32."""
     if device != "cuda":
         return Choice("float32", f"{device} computes fastest and safest in fp32")
     # Without including_emulation=False a T4 claims bf16 and then emulates it slowly.

@@ -289,9 +289,8 @@ class Recipe:
 
 def _knobs() -> dict[str, Knob]:
     kinds = get_type_hints(Recipe)
-    return {
-        f.name: Knob(f.name, str(kinds[f.name]), f.default, **f.metadata) for f in fields(Recipe)
-    }
+    words = {name: getattr(kind, "__name__", str(kind)) for name, kind in kinds.items()}
+    return {f.name: Knob(f.name, words[f.name], f.default, **f.metadata) for f in fields(Recipe)}
 
 
 KNOBS: dict[str, Knob] = _knobs()
@@ -299,7 +298,7 @@ KNOBS: dict[str, Knob] = _knobs()
 # LLaMA-Factory's keys that are read and change nothing here, with the sentence that says so.
 NO_EFFECT = {
     "overwrite_cache": "overwrite_cache: no effect here, ftlab keeps no tokenized cache.",
-    "preprocessing_num_workers": "preprocessing_num_workers: no effect here, rows are encoded in one process.",
+    "preprocessing_num_workers": "preprocessing_num_workers: no effect, one process encodes.",
     "ddp_timeout": "ddp_timeout: no effect here, this run is one process.",
     "infer_backend": "infer_backend: no effect here, ftlab generates with transformers.",
     "include_num_input_tokens_seen": "include_num_input_tokens_seen: tokens are always counted.",
@@ -310,7 +309,8 @@ NO_EFFECT = {
 
 # Known keys of features that this version lacks; they pass only when they switch the feature off.
 LACKING = {
-    "quantized training": "quantization_bit quantization_method quantization_type double_quantization",
+    "quantized training": "quantization_bit quantization_method quantization_type "
+    "double_quantization",
     "preference training": "pref_beta pref_loss pref_ftx dpo_label_smoothing simpo_gamma "
     "kto_chosen_weight kto_rejected_weight ref_model reward_model ppo_epochs ppo_target",
     "LoRA+": "loraplus_lr_ratio loraplus_lr_embedding",

@@ -37,7 +37,7 @@ class Observer(Protocol):
 @dataclass
 class Run:
     """One training run. ``history`` has one dict per logged step: ``step``, ``epoch``, ``loss``,
-    ``learning_rate``, ``grad_norm``, ``seconds``, ``tokens``, and ``eval_loss`` where it was computed.
+    ``learning_rate``, ``grad_norm``, ``seconds``, ``tokens``, and ``eval_loss`` where computed.
 
     ``status`` is "running", "finished", "stopped" (the stop event), "interrupted" (Ctrl-C) or
     "not finite" (the loss or gradient became infinite or NaN; the weights are those before it).

@@ -1,4 +1,4 @@
-"""A recipe as a plain TRL and PEFT script: what ftlab.train does, for readers and for other machines.
+"""A recipe as a plain TRL and PEFT script: what ftlab.train does, for readers and elsewhere.
 
 Taught in notebooks/07_sft.ipynb.
 """
@@ -15,7 +15,7 @@ from ftlab.errors import RecipeError
 if TYPE_CHECKING:
     from ftlab.recipe import Recipe
 
-_HEAD = '''"""{title}: fine-tuning with TRL {trl} and PEFT. Written by ftlab from a recipe; needs no ftlab."""
+_HEAD = '''"""{title} with TRL {trl} and PEFT. Written by ftlab from a recipe; needs no ftlab."""
 
 from datasets import concatenate_datasets, load_dataset
 {imports}from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
@@ -187,12 +187,13 @@ def _arguments(recipe: Recipe) -> str:
     return "\n".join(f"        {key}={_plain(value)!r}," for key, value in values.items())
 
 
-_SCRIPT_KEYS = (
-    "learning_rate num_train_epochs max_steps per_device_train_batch_size bf16 fp16 use_cpu "
-    "per_device_eval_batch_size gradient_accumulation_steps lr_scheduler_type warmup_steps "
-    "weight_decay max_grad_norm optim adam_beta1 adam_beta2 adam_epsilon neftune_noise_alpha seed "
-    "eval_strategy eval_steps logging_steps logging_nan_inf_filter save_strategy save_steps"
-).split()
+_SCRIPT_KEYS = {
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "bf16",
+    "fp16", "use_cpu", "per_device_eval_batch_size", "gradient_accumulation_steps",
+    "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "neftune_noise_alpha", "seed", "eval_strategy", "eval_steps",
+    "logging_steps", "logging_nan_inf_filter", "save_strategy", "save_steps",
+}  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

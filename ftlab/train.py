@@ -273,11 +273,11 @@ def training_arguments(recipe: Recipe, folder: Path | None) -> SFTConfig:
 
 
 class NotFinite(Exception):
-    """The loss or the gradient of this step is infinite or NaN; raised before the weights change."""
+    """The loss or gradient of this step is not finite; raised before the weights change."""
 
 
 class CourseTrainer(SFTTrainer):
-    """TRL's trainer without its per-step entropy and accuracy, with guards and whole checkpoints."""
+    """TRL's trainer less its per-step entropy and accuracy, with guards and whole checkpoints."""
 
     def __init__(self, *args: Any, run: Run, meter: Meter, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -136,14 +136,14 @@ def masked(tokenizer, messages: list[dict], **options) -> list[str]:
 
 
 def test_mask_covers_exactly_the_answer_and_its_end(tokenizer) -> None:
-    assert masked(tokenizer, CHAT) == "Good day.<|im_end|>"
-    assert masked(tokenizer, CHAT + CHAT) == "Good day.<|im_end|>" * 2
+    assert masked(tokenizer, CHAT) == "Good day.<|im_end|>\n"
+    assert masked(tokenizer, CHAT + CHAT) == "Good day.<|im_end|>\n" * 2
 
 
 def test_thoughts_are_kept_in_the_last_turn_only(tokenizer) -> None:
     thinking = [CHAT[0], {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes."}]
-    assert masked(tokenizer, thinking) == "<think>\nhm\n</think>\n\nYes.<|im_end|>"
-    assert masked(tokenizer, thinking + CHAT) == "Yes.<|im_end|>Good day.<|im_end|>"
+    assert masked(tokenizer, thinking) == "<think>\nhm\n</think>\n\nYes.<|im_end|>\n"
+    assert masked(tokenizer, thinking + CHAT) == "Yes.<|im_end|>\nGood day.<|im_end|>\n"
     prompt = tokenizer.apply_chat_template(
         CHAT[:1], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
@@ -163,7 +163,7 @@ def test_tool_calls_and_responses_render_as_in_qwen3(tokenizer) -> None:
     assert '<tool_call>\n{"name": "tide", "arguments": {"day": "星期一"}}\n</tool_call><|im_end|>' in text
     assert "<|im_start|>user\n<tool_response>\n9\n</tool_response><|im_end|>\n" in text
     assert text.startswith("<|im_start|>system\n# Tools\n\nYou may call")
-    assert masked(tokenizer, messages).endswith("</tool_call><|im_end|>Good day.<|im_end|>")
+    assert masked(tokenizer, messages).endswith("</tool_call><|im_end|>\nGood day.<|im_end|>\n")
 
 
 def test_shipped_model_is_a_small_qwen3() -> None:

@@ -126,7 +126,7 @@ class TrainingPanel:
         return text
 
     def still(self) -> Picture:
-        """The picture of all runs, for readers without a kernel: `ftlab.plots.curves(panel.runs)`."""
+        """The picture of all runs, for readers without a kernel; as `plots.curves(panel.runs)`."""
         return curves(self.runs)
 
     def close(self) -> None:
@@ -197,11 +197,12 @@ class TrainingPanel:
     # What is on the page.
 
     def _build(self) -> None:
-        actions = (self.train, self.stop, self.pin, self.clear, self._copy, self._copy)
+        copies = (lambda: self._copy("python"), lambda: self._copy("yaml"))
+        actions = (self.train, self.stop, self.pin, self.clear, *copies)
         self.buttons = {}
         for (name, tip), action in zip(BUTTONS.items(), actions, strict=True):
             button = w.Button(description=name, tooltip=tip, layout=w.Layout(width="auto"))
-            button.on_click(self._copy if action == self._copy else lambda _, act=action: act())
+            button.on_click(lambda _, action=action: action())
             button.add_class("ftlab-button")
             self.buttons[name] = button
         self.buttons["Train"].button_style = "primary"
@@ -214,9 +215,9 @@ class TrainingPanel:
         self.widget.add_class("ftlab-panel")
         self._show_answers()
 
-    def _copy(self, button: Any) -> None:
+    def _copy(self, language: str) -> None:
         try:
-            self.copy("python" if "Python" in button.description else "yaml")
+            self.copy(language)
         except ftlab.Error as error:
             self._show(str(error), bad=True)
 

@@ -1,0 +1,96 @@
+"""Every keyword and method of TRL, PEFT and transformers that ftlab leans on is still there.
+
+A release that renames one of them breaks courses in the middle of a lesson; here it breaks first.
+"""
+
+import dataclasses
+import inspect
+
+import pytest
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, GenerationConfig, Trainer, TrainerCallback
+from transformers.utils import logging as transformers_logging
+from trl import SFTConfig, SFTTrainer
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from ftlab.recipe import Recipe
+from ftlab.script import _SCRIPT_KEYS
+from ftlab.train import CourseTrainer, Recorder, training_arguments
+
+
+def parameters(function):
+    return set(inspect.signature(function).parameters)
+
+
+def fields(config):
+    return {f.name for f in dataclasses.fields(config) if f.init}
+
+
+def test_sft_config_takes_every_argument_we_pass():
+    source = inspect.getsource(training_arguments)
+    passed = {line.split("=")[0].strip() for line in source.splitlines() if line.startswith("  " * 4)}
+    passed = {name for name in passed if name.isidentifier()}
+    assert len(passed) > 25
+    assert passed <= fields(SFTConfig) and fields(SFTConfig) >= _SCRIPT_KEYS
+
+
+def test_lora_config_takes_every_argument_we_pass():
+    assert {"task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save",
+            "use_rslora", "use_dora"} <= fields(LoraConfig)  # fmt: skip
+
+
+def test_generation_config_knows_what_we_set():
+    assert {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "eos_token_id",
+            "pad_token_id"} <= set(GenerationConfig().to_dict())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (SFTTrainer.__init__, {"model", "args", "data_collator", "train_dataset", "eval_dataset",
+                               "processing_class", "callbacks"}),
+        (SFTTrainer.training_step, {"args", "kwargs"}),
+        (Trainer.compute_loss, {"model", "inputs", "return_outputs", "num_items_in_batch"}),
+        (Trainer._get_grad_norm, {"model", "grad_norm"}),
+        (Trainer._clip_grad_norm, {"model"}),
+        (Trainer._save_checkpoint, {"model", "trial"}),
+        (Trainer._get_output_dir, {"trial"}),
+        (Trainer.train, {"resume_from_checkpoint"}),
+        (DataCollatorForLanguageModeling.__init__, {"pad_token_id"}),
+        (get_peft_model, {"model", "peft_config"}),
+        (PeftModel.from_pretrained, {"model", "model_id"}),
+        (get_training_chat_template, {"processing_class"}),
+        (has_generation_markers, {"chat_template"}),
+        (AutoModelForCausalLM.from_pretrained, {"kwargs"}),
+    ],
+)  # fmt: skip
+def test_a_call_of_ours_still_has_its_parameters(function, names):
+    assert names <= parameters(function)
+
+
+@pytest.mark.parametrize("name", ["on_train_begin", "on_step_end", "on_log"])
+def test_a_callback_of_ours_still_overrides_one_of_the_trainer(name):
+    assert hasattr(TrainerCallback, name) and name in vars(Recorder)
+
+
+@pytest.mark.parametrize(
+    "name", ["compute_loss", "training_step", "_get_grad_norm", "_save_checkpoint", "_get_output_dir"]
+)
+def test_a_trainer_method_of_ours_still_overrides_one(name):
+    assert hasattr(SFTTrainer, name) and name in vars(CourseTrainer)
+
+
+def test_the_gradient_norm_is_taken_before_the_optimizer_steps():
+    source = inspect.getsource(Trainer._run_epoch)
+    assert source.index("_get_grad_norm") < source.index("self.optimizer.step()")
+
+
+def test_progress_bars_can_be_switched():
+    for name in ("disable_progress_bar", "enable_progress_bar", "is_progress_bar_enabled"):
+        assert hasattr(transformers_logging, name)
+
+
+def test_a_ratio_is_still_read_from_warmup_steps(tmp_path):
+    arguments = training_arguments(Recipe(warmup_ratio=0.1), tmp_path)
+    assert arguments.get_warmup_steps(200) == 20
