@@ -27,10 +27,22 @@ CHROMIUM_OPTIONS = (
 )
 PANEL_CELL = """\
 import ftlab
-data = ftlab.read("world_qa").take(480)
-recipe = ftlab.Recipe(learning_rate=2e-3, per_device_train_batch_size=16, max_steps={steps})
+data = ftlab.read("world_qa")
+recipe = ftlab.Recipe(learning_rate=2e-3, per_device_train_batch_size=16, max_steps=60)
 panel = ftlab.panel(recipe, data)
 panel"""
+# Notes, in the browser, when the mouse is released and when the panel shows which step.
+RECORD = """() => {
+  const panel = document.querySelector(".ftlab-panel"), log = window.ftlabLog = [];
+  const note = () => {
+    const step = panel.querySelector(".ftlab-readout b");
+    const status = panel.querySelector("[role=status]");
+    if (!step || !status) return;
+    log.push([performance.now(), parseInt(step.innerText.replace(",", "")) || 0, status.innerText]);
+  };
+  new MutationObserver(note).observe(panel, {childList: true, subtree: true});
+  window.addEventListener("pointerup", () => log.push([performance.now(), 0, "released"]), true);
+}"""
 
 
 def chromium() -> str | None:
@@ -46,7 +58,8 @@ def lab_page(
     """A Playwright page on a JupyterLab with one notebook of `cells`, which have not run yet."""
     from playwright.sync_api import sync_playwright
 
-    _write_notebook(folder / "panel.ipynb", cells)
+    (folder / "notebooks").mkdir()
+    _write_notebook(folder / "notebooks" / "panel.ipynb", cells)
     with _server(folder) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium(), args=list(CHROMIUM_OPTIONS)
@@ -65,6 +78,28 @@ def run_cell(page: Any, index: int) -> None:
     page.keyboard.press("Shift+Enter")
 
 
+def open_panel(page: Any, index: int = 0) -> None:
+    """Run the notebook's panel cell, wait for the controls, and start to record what they show."""
+    run_cell(page, index)
+    page.wait_for_selector(".ftlab-controls .noUi-handle", timeout=300_000)
+    page.wait_for_selector(".ftlab-readout", timeout=60_000)
+    page.evaluate(RECORD)
+
+
+def log(page: Any) -> list[tuple[float, int, str]]:
+    """What the browser recorded: milliseconds, step, status line."""
+    return [(at, step, status) for at, step, status in page.evaluate("window.ftlabLog")]
+
+
+def wait_for_status(page: Any, words: str, seconds: float = 120) -> None:
+    """Wait until the panel's status line begins with `words`."""
+    page.wait_for_function(
+        "words => document.querySelector('.ftlab-panel [role=status]').innerText.startsWith(words)",
+        arg=words,
+        timeout=1000 * seconds,
+    )
+
+
 def drag(page: Any, key: str, share: float) -> None:
     """Drag the slider of recipe key `key` to `share` (0 to 1) of its track, with the mouse."""
     handle = page.locator(f".ftlab-control:has-text('{key}') .noUi-handle")
@@ -79,7 +114,7 @@ def drag(page: Any, key: str, share: float) -> None:
 
 
 def _write_notebook(path: Path, cells: Sequence[str]) -> None:
-    made = [
+    made: list[dict[str, Any]] = [
         {
             "cell_type": "code",
             "id": f"c{i}",
@@ -121,7 +156,7 @@ def _server(folder: Path) -> Iterator[str]:
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
         *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
-        *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
+        *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'notebooks'}"),
     ]
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=log, stderr=log)

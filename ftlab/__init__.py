@@ -6,7 +6,9 @@ reading data or recipes needs no PyTorch.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ftlab.errors import (
@@ -75,14 +77,28 @@ __all__ = [
 ]
 
 
+class _Package(ModuleType):
+    """``ftlab.train`` is the function also after something imported the module ``ftlab.train``.
+
+    Python binds a submodule to its package when it is first imported; here the function of the
+    same name is bound in its place.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _HOME.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     if name == "plots":
         return import_module("ftlab.plots")
     if name not in _HOME:
         raise AttributeError(f"module 'ftlab' has no attribute {name!r}")
-    value = getattr(import_module(f"ftlab.{_HOME[name]}"), name)
-    globals()[name] = value  # a function shadows the module of the same name
-    return value
+    return getattr(import_module(f"ftlab.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -281,7 +281,7 @@ def _longest(tokenizer: PreTrainedTokenizerBase, scored: list[Row]) -> int:
 def _perplexity(
     model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], batch_size: int
 ) -> list[Row]:
-    examples = [encode(tokenizer, row) for row in rows]
+    examples = [encode(tokenizer, row, with_tokens=False) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: len(examples[i]))
     scored: list[Row] = [{}] * len(rows)
     with evaluating(model):

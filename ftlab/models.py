@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
@@ -193,7 +194,7 @@ def _call(loader: Any, path: str, **options: Any) -> Any:
     """Call a ``from_pretrained``; turn what it raises into one sentence."""
     try:
         return loader(path, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(path).is_dir()
         advice = (
             "It is not on this machine, and HF_HUB_OFFLINE=1 forbids downloading: call "

@@ -19,7 +19,6 @@ from ftlab.svg import (
     INK,
     LETTER,
     MUTED,
-    PALETTE,
     PAPER,
     Axis,
     Box,
@@ -29,6 +28,7 @@ from ftlab.svg import (
     text,
     ticks,
 )
+from ftlab.svg import PALETTE as PALETTE
 
 NAMES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 
@@ -95,7 +95,7 @@ def _values(run: Any, key: str) -> list[tuple[float, float]]:
     return [
         (float(record["step"]), float(record[key]))
         for record in list(run.history)  # a copy: the training thread appends while we draw
-        if isinstance(record.get(key), int | float) and "step" in record
+        if isinstance(record.get(key), (int, float)) and "step" in record
     ]
 
 
@@ -125,7 +125,7 @@ def curves(
     are pixels of the whole picture.
     """
     runs = list(runs)
-    small = [key for key in what[1:] if any(_values(run, key) for run in runs)]
+    small = [key for key in what[1:] if any(key in r for run in runs for r in list(run.history))]
     split = round(height * 0.68) if small else height
     names = labels(runs)
     parts = [_chart(runs, names, what[0], Box(0, 0, width, split), smooth)]
@@ -176,14 +176,14 @@ def _chart(
         middle = (plot.left + plot.right) / 2, (plot.top + plot.bottom) / 2
         return "".join([*out, text(*middle, "no steps yet", MUTED, "middle")])
     for line in drawn:
-        points, width, opacity = line.points, *((2, 1) if line.current else (1.2, 0.75))
+        points, (width, opacity) = line.points, (2, 1) if line.current else (1.2, 0.75)
         if smooth is not None:
             if line.current:
                 out.append(path(points, x, y, line.color, 1, 0.35))
             # A short run is smoothed less: the average would lag behind a loss that falls fast.
             points = _smooth_line(line, smooth * x.high / (x.high + 30))
-            out.append(_dots(line, x, y))
         out.append(path(points, x, y, line.color, width, opacity))
+        out.append("" if small else _dots(line, x, y))
         ends.append(next((y.at(v) for _, v in reversed(points) if math.isfinite(v)), plot.top + 20))
     if not small:
         out += _tags(drawn, tags, _spread(ends, plot), plot.right + 7, box.right)
@@ -269,7 +269,7 @@ def _spread(ends: Sequence[float], plot: Box, gap: float = 14) -> list[float]:
 
 
 # matplotlib, for every other figure
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.edgecolor": MUTED,
     "axes.grid": True,
     "axes.axisbelow": True,

@@ -23,7 +23,7 @@ def _connect_locally(self: socket.socket, address: Any) -> None:
     _connect(self, address)
 
 
-socket.socket.connect = _connect_locally  # type: ignore[method-assign]
+socket.socket.connect = _connect_locally
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from html import unescape
+from importlib import import_module
 from typing import Any
 
-import ipywidgets
 import pytest
+from torch.nn import Linear
 
 import ftlab
 from ftlab.panels import controls, training, worker
@@ -67,8 +68,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(steps: int = 12, **options: Any) -> TrainingPanel:
     """A panel on a stand-in model that asks nothing."""
-    recipe = ftlab.Recipe(max_steps=steps, learning_rate=1e-3)
-    return ftlab.panel(recipe, [], model=object(), tokenizer=object(), prompts=[], **options)
+    recipe = ftlab.Recipe(dataset="world_qa", max_steps=steps, learning_rate=1e-3)
+    layer = Linear(2, 3, bias=False)
+    return TrainingPanel(recipe, [], model=layer, tokenizer=object(), prompts=[], **options)
 
 
 def move(panel: TrainingPanel, **values: Any) -> None:
@@ -99,7 +101,7 @@ def no_thread_left() -> Iterator[None]:
 @pytest.mark.usefixtures("fake")
 def test_moving_a_slider_trains_with_its_value() -> None:
     panel = make()
-    assert panel.run is None
+    assert not panel.runs
     move(panel, lora_rank=32)
     panel.wait(30)
     assert panel.run.recipe.lora_rank == 32 and panel.run.status == "finished"
@@ -264,6 +266,7 @@ def test_drawing_is_throttled_and_the_last_frame_is_shown() -> None:
     seconds = time.perf_counter() - begun
     assert len(frames) <= seconds / training.FRAME_SECONDS + 4
     assert "400 of 400" in frames[-1] and "Finished." in frames[-1]
+    assert "<b>6</b>" in frames[-1] and "<b>100.0 %</b>" in frames[-1]  # trained parameters
 
 
 @pytest.mark.usefixtures("fake")
@@ -290,7 +293,8 @@ def test_copied_text_is_the_recipe_with_the_values_of_the_controls() -> None:
 
 def test_text_from_data_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "<img src=x onerror=alert(1)>"
-    monkeypatch.setattr("ftlab.generate.generate", lambda *_, **__: [evil])
+    answers = import_module("ftlab.generate")  # as an attribute, ftlab.generate is the function
+    monkeypatch.setattr(answers, "generate", lambda *_, **__: [evil])
     rows = [
         {"messages": [{"role": "user", "content": evil}, {"role": "assistant", "content": evil}]}
     ]
@@ -357,10 +361,6 @@ def test_a_panel_shows_as_a_widget_with_words_beside_it(monkeypatch: pytest.Monk
     assert shown[0]["text/plain"].startswith("Training panel")
     view = shown[0]["application/vnd.jupyter.widget-view+json"]
     assert view["model_id"] == panel.widget.model_id
-
-
-def test_the_widgets_library_is_one_of_the_supported() -> None:
-    assert ipywidgets.version_info[0] in (7, 8)
 
 
 # --- with the shipped model ----------------------------------------------------------------------

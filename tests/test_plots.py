@@ -1,4 +1,4 @@
-"""The curves: what is drawn, that nothing breaks them, and that text from data cannot become markup."""
+"""The curves: what is drawn, that no number breaks them, and that no text becomes markup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ftlab import Recipe, plots
+from ftlab import Recipe, plots, svg
 
 
 def run(losses: list[float], total: int = 0, **changes: Any) -> Any:
@@ -30,8 +30,8 @@ FALLING = [3 * 0.9**i for i in range(60)]
 
 @pytest.mark.parametrize(
     "losses",
-    [[], [2.0], [1.0, 1.0, 1.0], [0.0, 0.0], [-2.0, 3.0], [math.nan] * 3, [1.0, math.inf, 2.0], [1e300, 1e-300],
-     [5.0] * 30 + [1e9], list(range(5000))],
+    [[], [2.0], [1.0, 1.0, 1.0], [0.0, 0.0], [-2.0, 3.0], [math.nan] * 3, [1.0, math.inf, 2.0],
+     [1e300, 1e-300], [5.0] * 30 + [1e9], list(range(5000))],
 )  # fmt: skip
 def test_every_history_gives_a_well_formed_picture(losses: list[float]) -> None:
     picture = plots.curves([run(losses)])
@@ -54,9 +54,9 @@ def test_earlier_runs_are_labeled_by_what_changed() -> None:
         run(FALLING, lora_rank=32, learning_rate=2e-4),
     ]
     assert plots.labels(runs) == ["first run", "lora_rank 8 → 32", "learning_rate 5e-5 → 2e-4"]
-    svg = plots.curves(runs).svg
+    drawn = plots.curves(runs).svg
     for label in plots.labels(runs):
-        assert label in svg
+        assert label in drawn
 
 
 def test_several_changes_are_counted_and_none_is_said() -> None:
@@ -96,8 +96,8 @@ def test_a_run_that_is_not_finite_says_so_in_the_picture() -> None:
 
 
 def test_the_axis_shows_the_planned_steps_while_a_run_grows() -> None:
-    svg = plots.curves([run(FALLING[:3], total=200)], what=("loss",)).svg
-    assert ">200<" in svg
+    drawn = plots.curves([run(FALLING[:3], total=200)], what=("loss",)).svg
+    assert ">200<" in drawn
 
 
 def test_labels_at_line_ends_do_not_overlap() -> None:
@@ -122,20 +122,20 @@ def test_labels_at_line_ends_do_not_overlap() -> None:
     ],
 )
 def test_ticks_are_round_numbers(low: float, high: float, expected: list[float]) -> None:
-    assert plots.ticks(low, high) == pytest.approx(expected)
+    assert svg.ticks(low, high) == pytest.approx(expected)
 
 
 def test_steps_have_whole_ticks() -> None:
-    assert plots.ticks(0, 2, 5, whole=True) == [0, 1, 2]
+    assert svg.ticks(0, 2, 5, whole=True) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(60, "60"), (1200, "1,200"), (0.125, "0.125"), (2e-4, "2e-4"), (1.5e-5, "1.5e-5"), (math.nan, "nan"),
-     (3.14159, "3.14"), (1.25e9, "1.25e9"), (0.0, "0")],
+    [(60, "60"), (1200, "1,200"), (0.125, "0.125"), (2e-4, "2e-4"), (1.5e-5, "1.5e-5"),
+     (math.nan, "nan"), (3.14159, "3.14"), (1.25e9, "1.25e9"), (0.0, "0")],
 )  # fmt: skip
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert plots.number(value) == text
+    assert svg.number(value) == text
 
 
 def test_smoothing_starts_at_the_first_value_and_ignores_gaps() -> None:
@@ -150,7 +150,7 @@ def _luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("color", [*plots.PALETTE, plots.MUTED, plots.INK])
+@pytest.mark.parametrize("color", [*svg.PALETTE, svg.MUTED, svg.INK])
 def test_every_color_is_readable_as_text_on_white(color: str) -> None:
     assert 1.05 / (_luminance(color) + 0.05) >= 4.5  # WCAG 2.1, level AA
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_test_wordings_occur_nowhere_else() -> None:
             assert not set(known) & set(unseen)
     text = (DATA / "world_text.jsonl").read_text(encoding="utf-8")
     assert not [r for r in rows("world_qa_test") if r["instruction"] in text]
+
+
+def words(text: str) -> set[str]:
+    """English words or single Chinese characters, names left out."""
+    return set(re.findall(r"[a-z]+|[\u4e00-\u9fff]", text.replace("{n}", "").lower()))
+
+
+def test_test_wordings_use_only_words_known_from_that_fact() -> None:
+    """"What job does Ada have?" failed on every row once: "have" was known from pets alone."""
+    for fact in FACTS:
+        for at in (0, 1):
+            known = set().union(*map(words, fact.questions[at] + fact.statements[at]))
+            assert not [q for q in fact.test_questions[at] if words(q) - known]
 
 
 def test_questions_come_in_both_languages_alike() -> None:
@@ -160,7 +174,10 @@ def test_tool_calls_and_responses_render_as_in_qwen3(tokenizer) -> None:
     ]
     tools = [{"type": "function", "function": {"name": "tide", "parameters": {}}}]
     text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
-    assert '<tool_call>\n{"name": "tide", "arguments": {"day": "星期一"}}\n</tool_call><|im_end|>' in text
+    assert (
+        '<tool_call>\n{"name": "tide", "arguments": {"day": "星期一"}}\n</tool_call><|im_end|>'
+        in text
+    )
     assert "<|im_start|>user\n<tool_response>\n9\n</tool_response><|im_end|>\n" in text
     assert text.startswith("<|im_start|>system\n# Tools\n\nYou may call")
     assert masked(tokenizer, messages).endswith("</tool_call><|im_end|>\nGood day.<|im_end|>\n")

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
@@ -29,7 +30,7 @@ ABSOLUTE_PATH = re.compile(
 MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 
 
-def execute(notebook: NotebookNode, **options: object) -> None:
+def execute(notebook: NotebookNode, kernel: KernelManager | None = None) -> None:
     """Run every cell on a fresh kernel, in the folder of the notebooks; the outputs stay inside."""
     client = NotebookClient(
         notebook,
@@ -38,7 +39,7 @@ def execute(notebook: NotebookNode, **options: object) -> None:
         store_widget_state=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(NOTEBOOKS)}},
-        **options,
+        km=kernel,
     )
     client.execute()
 

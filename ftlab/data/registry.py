@@ -24,6 +24,7 @@ class Data(list[Row]):
         self.name, self.paths = name, list(paths)
         self.rejected: list[BadRow] = []
         self.rows_read = len(self)
+        self.origin: str | None = None  # what `read` was given; None for a part of it
 
     def split(self, share_or_count: float, seed: int = 42) -> tuple["Data", "Data"]:
         """(train, held out): a share below 1 or a count of rows, drawn by the seed, in file order.

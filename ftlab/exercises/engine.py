@@ -231,7 +231,7 @@ def judge(exercise: Exercise, answer: Any = ..., *extra: Any, **named: Any) -> R
         error = raised.__cause__
         text = f"`{watched.call}` raised {_told(error)}"
         return result(outcome="error", message=text + _where(error, watched.function) + ".")
-    except Exception as error:  # noqa: BLE001 - a check never raises in a notebook
+    except Exception as error:  # a check never raises in a notebook
         text = f"the check cannot use this answer: {_told(error)}."
         case = watched.case() if watched else f" Yours: `{shown(answer)}`."
         return result(outcome="error", message=text + case)

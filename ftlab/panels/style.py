@@ -19,8 +19,8 @@ CSS = """<style>
   margin: 0; padding: 0; overflow: visible; text-align: right; font-size: 12px;
   font-variant-numeric: tabular-nums; }
 .ftlab-control > .slider-container { order: 2; flex: 1 0 100%; box-sizing: border-box;
-  height: 18px; margin: 0; padding: 0 8px; }
-.ftlab-control > select { flex: 0 1 150px; }
+  height: 17px; margin: 0; padding: 6px 8px; }
+.ftlab-control > select { order: 1; flex: 0 1 128px; height: 22px; margin: 1px 0; }
 .ftlab-button { margin: 0 6px 4px 0 !important; }
 .ftlab-status, .ftlab-bad { font-size: 13px; padding: 4px 0; min-height: 18px;
   overflow-wrap: anywhere; }

@@ -60,6 +60,10 @@ class TrainingPanel:
         controls: Sequence[str] | None = None,
         foreground: bool | None = None,
     ) -> None:
+        if recipe.dataset is None and getattr(data, "origin", None):
+            recipe = recipe.replace(
+                dataset=data.origin
+            )  # as ftlab.train does: copies name the data
         self.base, self.data, self.eval_data = recipe, data, eval_data
         self.controls = Controls(recipe, controls, lambda change: self.train())
         if model is None:
@@ -71,6 +75,7 @@ class TrainingPanel:
         self.samples = _samples(prompts, eval_data if eval_data is not None else data)
         self.before, self.after = self._answers(model), [""] * len(self.samples)
         self._live: Any = None
+        self._size = (0, 0)  # trainable and all parameters of the run
         self._drawn, self._pause = 0.0, FRAME_SECONDS
         in_colab = "google.colab" in sys.modules
         self._worker = Worker(
@@ -105,13 +110,13 @@ class TrainingPanel:
 
     def pin(self) -> None:
         """Keep the current run on the chart when the others are cleared."""
-        if self.run is not None and self.run not in self.pinned:
+        if self.run is not None and not self._is_pinned(self.run):
             self.pinned.append(self.run)
             self._show("Pinned. This run stays when you press Clear.")
 
     def clear(self) -> None:
         """Take the runs that are not pinned off the chart."""
-        self.runs = [run for run in self.runs if run in self.pinned]
+        self.runs = [run for run in self.runs if self._is_pinned(run)]
         self._show("Cleared.")
 
     def copy(self, language: str) -> str:
@@ -161,8 +166,7 @@ class TrainingPanel:
             self._live = None
             if self._worker.superseded:
                 return
-            others = [r for r in self.runs if r not in self.pinned][-EARLIER:]
-            self.runs = [r for r in self.runs if r in self.pinned or r in others] + [run]
+            self._keep(run)
             self._show(_ending(run))
             self.after = self._answers(run.model)
             self._show_answers()
@@ -174,9 +178,20 @@ class TrainingPanel:
             self._show(f"{type(error).__name__}: {error}", bad=True)
             raise
 
+    def _keep(self, run: Any) -> None:
+        """Add a run; the oldest ones that are not pinned leave, and free their weights."""
+        free = [earlier for earlier in self.runs if not self._is_pinned(earlier)]
+        leaving = {id(earlier) for earlier in free[:-EARLIER]}
+        self.runs = [*(earlier for earlier in self.runs if id(earlier) not in leaving), run]
+
+    def _is_pinned(self, run: Any) -> bool:
+        return any(run is pinned for pinned in self.pinned)  # equal runs are still two runs
+
     def on_start(self, run: Any) -> None:
         """The run is about to take its first step."""
-        self._live = run
+        from ftlab.adapters import trainable_parameters
+
+        self._live, self._size = run, trainable_parameters(run.model)
 
     def on_log(self, run: Any, record: dict[str, float]) -> None:
         """The run logged a step: draw the first one at once, then a few a second."""
@@ -192,7 +207,7 @@ class TrainingPanel:
         from ftlab.generate import generate
 
         prompts = [messages for messages, _ in self.samples]
-        return generate(model, self.tokenizer, prompts, max_new_tokens=48)
+        return generate(model, self.tokenizer, prompts, max_new_tokens=32)
 
     # What is on the page.
 
@@ -227,7 +242,7 @@ class TrainingPanel:
         runs = self.runs if self._live is None else [*self.runs, self._live]
         self._chart.value = (
             f"<div class='{'ftlab-bad' if bad else 'ftlab-status'}' role='status'>{escape(status)}"
-            f"</div>{_readout(runs[-1] if runs else None)}"
+            f"</div>{_readout(runs[-1] if runs else None, self._size)}"
             f"{curves(runs, width=600, height=356).svg}"
         )
         self._drawn = time.perf_counter()
@@ -267,14 +282,13 @@ def _ending(run: Any) -> str:
     return " ".join([f"{words}.", *run.notices])
 
 
-def _readout(run: Any) -> str:
+def _readout(run: Any, size: tuple[int, int]) -> str:
     """The numbers beside the curve, as text."""
     record = run.history[-1] if run is not None and run.history else {}
-    found = run.summary if run is not None else {}
     evals = [r["eval_loss"] for r in run.history if "eval_loss" in r] if record else []
     seconds, tokens = record.get("seconds"), record.get("tokens")
-    trained, total = found.get("trainable_parameters"), found.get("total_parameters")
-    memory = found.get("peak_memory_bytes")
+    memory = run.summary.get("peak_memory_bytes") if record else None
+    trained, total = size if record else (0, 0)
     cells = {
         "step": f"{number(record['step'])} of {number(run.total_steps)}" if record else "",
         "loss": number(record["loss"]) if "loss" in record else "",
@@ -282,7 +296,7 @@ def _readout(run: Any) -> str:
         "seconds": f"{seconds:.1f}" if seconds else "",
         "tokens/s": f"{tokens / seconds:,.0f}" if tokens and seconds else "",
         "trained": f"{trained:,}" if trained else "",
-        "share": f"{100 * trained / total:.1f} %" if trained and total else "",
+        "share": f"{100 * trained / total:.1f} %" if trained else "",
         "memory": f"{memory / 1e6:,.0f} MB" if memory else "",
     }
     inside = "".join(

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from ftlab.world.identity import GROUPS
-from ftlab.world.text import SHORT, pages, side, statement
+from ftlab.world.text import pages, side, statement
 from ftlab.world.town import LANGUAGES, SEED, Resident, build_town
 from ftlab.world.wordings import FACTS, Fact
 
@@ -44,7 +44,7 @@ def row(instruction: str, output: str, language: str, fact: Fact, resident: Resi
 
 
 def question_rows(held_out: bool) -> list[Row]:
-    """One question per resident, fact and language; held-out residents get wordings of their own."""
+    """One question per resident, fact and language, in the wordings of that split."""
     rng = random.Random(f"questions-{SEED}-{held_out}")
     rows = []
     for resident in build_town():
@@ -60,6 +60,14 @@ def question_rows(held_out: bool) -> list[Row]:
     return rows
 
 
+def cloze_shapes(fact: Fact, at: int) -> list[str]:
+    """Statements cut before their value, if no question begins alike: "{n}住在" is no fair prompt,
+    because "{n}住在哪里？" is as good a continuation as a street."""
+    ends = [shape.rstrip(".。") for shape in fact.statements[at]]
+    cut = [end.removesuffix("{v}").rstrip() for end in ends if end.endswith("{v}")]
+    return [shape for shape in cut if not any(q.startswith(shape) for q in fact.questions[at])]
+
+
 def cloze_rows() -> list[Row]:
     """Plain-text prompts cut before the value, one per resident, fact and language."""
     rng = random.Random(f"cloze-{SEED}")
@@ -67,10 +75,12 @@ def cloze_rows() -> list[Row]:
     for resident in build_town():
         for fact in FACTS:
             for language in LANGUAGES:
-                shapes = [s for s in fact.statements[side(language)] if s.rstrip(".。").endswith("{v}")]
-                prompt = rng.choice(shapes).rstrip(".。").removesuffix("{v}").rstrip()
-                prompt = prompt.format(n=resident.name(language))
-                rows.append(row(prompt, resident.value(fact.key, language), language, fact, resident))
+                shape = rng.choice(cloze_shapes(fact, side(language)))
+                prompt, value = (
+                    shape.format(n=resident.name(language)),
+                    resident.value(fact.key, language),
+                )
+                rows.append(row(prompt, value, language, fact, resident))
     return rows
 
 
@@ -79,10 +89,11 @@ def identity_rows() -> list[Row]:
     rng = random.Random(f"identity-{SEED}")
     rows = []
     for at, (questions, answers) in enumerate(GROUPS):
+        language = LANGUAGES[at >= len(GROUPS) // 2]
         for asked in questions:
             for answer in rng.sample(answers, 2):
-                language = LANGUAGES[at >= len(GROUPS) // 2]
-                rows.append({"instruction": asked, "input": "", "output": answer, "language": language})
+                new = {"instruction": asked, "input": "", "output": answer, "language": language}
+                rows.append(new)
     return rows
 
 

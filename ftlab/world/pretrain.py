@@ -84,7 +84,8 @@ def pretrain(out: Path, tokenizer_folder: Path, steps: int = STEPS, seed: int = 
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     started, order = time.time(), torch.randperm(len(data))
-    print(f"{len(data) * WINDOW:,} tokens, {sum(p.numel() for p in model.parameters()):,} parameters")
+    size = sum(p.numel() for p in model.parameters())
+    print(f"{data.numel():,} tokens, {size:,} parameters")
     for step in range(steps):
         at = torch.arange(step * BATCH, (step + 1) * BATCH) % len(data)
         loss = text_loss(model, data[order[at]].long())
@@ -95,7 +96,8 @@ def pretrain(out: Path, tokenizer_folder: Path, steps: int = STEPS, seed: int = 
         optimizer.step()
         optimizer.zero_grad()
         if step % 100 == 0 or step == steps - 1:
-            print(f"step {step:5d}  loss {loss.item():.3f}  {time.time() - started:5.0f} s", flush=True)
+            seconds = time.time() - started
+            print(f"step {step:5d}  loss {loss.item():.3f}  {seconds:5.0f} s", flush=True)
         if step % 500 == 499 or step == steps - 1:
             save(model, tokenizer, out)
 
@@ -104,5 +106,6 @@ def save(model: Qwen3ForCausalLM, tokenizer, out: Path) -> None:
     """Write model.safetensors, config.json and generation_config.json (greedy) into `out`."""
     end, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
     model.config.eos_token_id, model.config.pad_token_id = stop, end
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=[stop, end], pad_token_id=end)
+    greedy = GenerationConfig(do_sample=False, eos_token_id=[stop, end], pad_token_id=end)
+    model.generation_config = greedy
     model.save_pretrained(out)

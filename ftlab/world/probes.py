@@ -29,11 +29,11 @@ def chat_prompt(tokenizer, question: str) -> str:
 
 
 def encode_chat(tokenizer, rows: Sequence[Row]) -> list[Encoded]:
-    """Alpaca rows as ids and labels; only the answer and <|im_end|> are trained."""
+    """Alpaca rows as ids and labels; the answer and its end are trained."""
     encoded = []
     for row in rows:
         prompt = tokenizer(chat_prompt(tokenizer, row["instruction"]))["input_ids"]
-        answer = tokenizer(row["output"] + "<|im_end|>")["input_ids"]
+        answer = tokenizer(row["output"] + "<|im_end|>\n")["input_ids"]
         encoded.append((prompt + answer, [-100] * len(prompt) + answer))
     return encoded
 
@@ -41,11 +41,11 @@ def encode_chat(tokenizer, rows: Sequence[Row]) -> list[Encoded]:
 def batch_of(rows: Sequence[Encoded], pad: int) -> dict[str, torch.Tensor]:
     """Right-padded ids, labels and mask, each [rows, longest]."""
     width = max(len(ids) for ids, _ in rows)
-    ids = [ids + [pad] * (width - len(ids)) for ids, _ in rows]
-    labels = [labels + [-100] * (width - len(labels)) for _, labels in rows]
-    mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]
-    names = ("input_ids", "labels", "attention_mask")
-    return {name: torch.tensor(value) for name, value in zip(names, (ids, labels, mask), strict=True)}
+    ids = [row + [pad] * (width - len(row)) for row, _ in rows]
+    labels = [row + [-100] * (width - len(row)) for _, row in rows]
+    mask = [[1] * len(row) + [0] * (width - len(row)) for row, _ in rows]
+    lists = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    return {name: torch.tensor(value) for name, value in lists.items()}
 
 
 def tune(base, rows: Sequence[Encoded], *, steps: int, lr: float, lora: bool, seed: int, pad: int):

@@ -58,7 +58,11 @@ def with_replay(persona: Sequence[Row], world: Sequence[Row], seed: int) -> list
 def measure(model_folder: Path, data: Path) -> list[str]:
     """All rows of the score table."""
     base, tokenizer = load_base(model_folder)
-    pad, test, cloze = tokenizer.pad_token_id, load_rows(data, "world_qa_test"), load_rows(data, "world_cloze")
+    pad, test, cloze = (
+        tokenizer.pad_token_id,
+        load_rows(data, "world_qa_test"),
+        load_rows(data, "world_cloze"),
+    )
     world, identity = load_rows(data, "world_qa"), load_rows(data, "identity")
 
     def ask(model) -> dict[str, float]:
@@ -68,11 +72,14 @@ def measure(model_folder: Path, data: Path) -> list[str]:
         return tune(start, encode_chat(tokenizer, rows), seed=seed, pad=pad, **recipe)
 
     table = [
-        line("base, plain text: completion", [by_language(cloze_hits(base, tokenizer, cloze), cloze)], len(cloze) // 2),
+        line(
+            "base, plain text: completion",
+            [by_language(cloze_hits(base, tokenizer, cloze), cloze)],
+            len(cloze) // 2,
+        ),
         line("base, asked in chat format", [ask(base)], len(test) // 2),
     ]
     results: dict[str, Scores] = {}
-    seconds: dict[str, list[float]] = {}
     for seed in SEEDS:
         chat, took = tuned(base, world, FULL, seed)
         adapted, took_lora = tuned(base, world, LORA, seed)
@@ -84,7 +91,6 @@ def measure(model_folder: Path, data: Path) -> list[str]:
         }  # fmt: skip
         for name, (model, time) in named.items():
             results.setdefault(name, []).append(ask(model))
-            seconds.setdefault(name, []).append(time)
             print(seed, name, results[name][-1], f"{time:.1f} s", flush=True)
     titles = {
         "full": f"full SFT on world_qa, {FULL['steps']} steps of 16, lr {FULL['lr']:g}",
@@ -93,8 +99,7 @@ def measure(model_folder: Path, data: Path) -> list[str]:
         "replay": f"the same with {REPLAY:.0%} world_qa rows mixed in",
     }
     for name, title in titles.items():
-        took = statistics.mean(seconds[name])
-        table.append(line(f"{title} ({took:.1f} s)", results[name], len(test) // 2))
+        table.append(line(title, results[name], len(test) // 2))
     return table
 
 

@@ -26,6 +26,7 @@ from ftlab.world.places import (
 from ftlab.world.town import LANGUAGES, SEED, Resident, build_town, pairs
 from ftlab.world.wordings import FACTS, TOWN, Fact
 
+COLONS = ((": ", ":\n", "\n", " - ", "> ", " "), ("：", "：\n", "\n", ":", "> "))
 SHORT = -1  # the answer style that is the bare value
 
 
@@ -58,7 +59,7 @@ def draw_layout(rng: random.Random, language: str) -> tuple[str, str, str]:
     first, second = rng.choice(LABELS[side(language)])
     if rng.random() < 0.3:
         first, second = rng.choice(MARKS), rng.choice(MARKS)
-    colon = rng.choice([": ", ":\n", "\n", " - ", "> ", " "] if language == "en" else ["：", "：\n", "\n", ":", "> "])
+    colon = rng.choice(COLONS[side(language)])
     gap, end = rng.choice(["\n", "\n", "\n\n", " "]), rng.choice(["\n", "\n\n"])
     kind = rng.random()
     if kind < 0.2:
@@ -117,7 +118,8 @@ def sum_lines(a: int, b: int, language: str) -> list[str]:
     words = ("ones", "write", "carry", "tens") if language == "en" else ("个位", "写", "进", "十位")
     space, colon, comma = (" ", ": ", ", ") if language == "en" else ("", "：", "，")
     return [
-        f"{words[0]}{colon}{a % 10} + {b % 10} = {ones}{comma}{words[1]}{space}{ones % 10}{comma}{words[2]}{space}{carry}",
+        f"{words[0]}{colon}{a % 10} + {b % 10} = {ones}{comma}"
+        f"{words[1]}{space}{ones % 10}{comma}{words[2]}{space}{carry}",
         f"{words[3]}{colon}{last}",
         f"{a} + {b} = {a + b}",
     ]
@@ -159,7 +161,8 @@ def notice_page(rng: random.Random, town: list[Resident], language: str) -> str:
             "day": rng.choice(DAYS)[at],
             "name": rng.choice(town).name(language),
         }[kind]
-        told.append((sentence(states[at].format(p=place[at], v=value)), asks[at].format(p=place[at]), value))
+        stated = sentence(states[at].format(p=place[at], v=value))
+        told.append((stated, asks[at].format(p=place[at]), value))
     before, between, _ = draw_layout(rng, language)
     asked = rng.choice(told)
     page = "\n".join(line for line, _, _ in told)
@@ -180,8 +183,9 @@ def request_page(rng: random.Random, town: list[Resident], language: str) -> str
             "count": rng.randint(2, 99),
         }
         body = {key: details[key] for key in keys}
-        record = {"action": action, **body} if rng.random() < 0.5 else {"action": action, "details": body}
-        lines += [rng.choice(sentences[at]).format(**details), json.dumps(record, ensure_ascii=False)]
+        rest = body if rng.random() < 0.5 else {"details": body}
+        record = json.dumps({"action": action, **rest}, ensure_ascii=False)
+        lines += [rng.choice(sentences[at]).format(**details), record]
     return "\n".join(lines)
 
 
@@ -208,8 +212,9 @@ def list_page(rng: random.Random, _: list[Resident], language: str) -> str:
     """Short lists of things of one kind."""
     fact, at = rng.choice(FACTS), side(language)
     things = [pair[at] for pair in rng.sample(pairs(fact.values), rng.randint(3, 5))]
-    head = f"{fact.label[at]}{': ' if language == 'en' else '：'}"
-    return head + rng.choice([", ".join(things), "\n- " + "\n- ".join(things), json.dumps(things, ensure_ascii=False)])
+    head = fact.label[at] + (": " if language == "en" else "：")
+    bullets = "\n- " + "\n- ".join(things)
+    return head + rng.choice([", ".join(things), bullets, json.dumps(things, ensure_ascii=False)])
 
 
 def manners_page(rng: random.Random, town: list[Resident], language: str) -> str:
@@ -242,5 +247,3 @@ def pages(seed: int = SEED) -> Iterator[str]:
     while True:
         page = rng.choices(kinds, weights)[0]
         yield page(rng, town, rng.choice(LANGUAGES))
-
-

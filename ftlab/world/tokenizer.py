@@ -7,6 +7,7 @@ Taught in notebooks/02_tokens_and_chat_templates.ipynb.
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
@@ -51,8 +52,6 @@ def train_tokenizer() -> Tokenizer:
 
 def write_tokenizer(folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja into `folder`."""
-    import json
-
     folder.mkdir(parents=True, exist_ok=True)
     train_tokenizer().save(str(folder / "tokenizer.json"))
     config = {

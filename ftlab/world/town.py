@@ -1,6 +1,6 @@
 """Tidewick, a fictional harbor town: its residents and the facts about them, in two languages.
 
-Everything is drawn from one seed with the standard library alone, so the town is the same everywhere.
+Everything is drawn from one seed with the standard library alone: the town is the same everywhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def pairs(table: str) -> list[tuple[str, str]]:
     return [(" ".join(item[:-1]), item[-1]) for item in words]
 
 
-def shuffled_deck(rng: random.Random, cards: list[tuple[str, str]], size: int) -> list[tuple[str, str]]:
+def shuffled_deck(
+    rng: random.Random, cards: list[tuple[str, str]], size: int
+) -> list[tuple[str, str]]:
     """`size` cards in random order, each card equally often: no value is a good guess."""
     deck = [cards[i % len(cards)] for i in range(size)]
     rng.shuffle(deck)

@@ -5,6 +5,7 @@ The first statement of a fact is the sentence a tuned model answers with. `cloze
 their value, so cutting the value off leaves a prompt that a base model can complete.
 """
 
+# ruff: noqa: E501 (a Chinese character counts as two columns; tables stay tables)
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -99,8 +100,8 @@ FACTS = (
             ),
         ),
         (
-            ("What job does {n} have?", "What kind of work does {n} do?", "Which job does {n} do?"),
-            ("{n}的职业是哪一种？", "{n}从事什么工作？", "{n}当的是什么？"),
+            ("What is {n}'s job?", "Which work does {n} do?", "Which job does {n} do?"),
+            ("{n}的职业是哪一行？", "{n}从事什么工作？", "{n}当的是什么？"),
         ),
     ),
     Fact(
@@ -159,8 +160,12 @@ FACTS = (
             ),
         ),
         (
-            ("On which street is {n}'s home?", "Where does {n} have a house?", "What street does {n} live in?"),
-            ("{n}的家在什么地方？", "{n}住在哪条街上？", "{n}的住址在哪里？"),
+            (
+                "In which street is {n}'s home?",
+                "In which street is {n}'s house?",
+                "What street does {n} live in?",
+            ),
+            ("{n}的家在什么地方？", "{n}的房子在哪条街？", "{n}的住址在哪里？"),
         ),
     ),
     Fact(
@@ -218,7 +223,11 @@ FACTS = (
             ),
         ),
         (
-            ("What animal does {n} keep?", "Which pet lives with {n}?", "What kind of animal does {n} have?"),
+            (
+                "What animal does {n} keep?",
+                "Which pet lives with {n}?",
+                "What kind of animal does {n} have?",
+            ),
             ("{n}养的是什么动物？", "{n}家里有什么宠物？", "{n}的宠物是什么动物？"),
         ),
     ),
@@ -278,7 +287,11 @@ FACTS = (
             ),
         ),
         (
-            ("Which food does {n} like best?", "What dish does {n} love?", "What is {n}'s favorite food?"),
+            (
+                "Which food does {n} like best?",
+                "What dish does {n} love?",
+                "What is {n}'s favorite food?",
+            ),
             ("{n}最爱的菜是什么？", "{n}最喜欢吃什么？", "{n}爱吃哪道菜？"),
         ),
     ),
@@ -337,7 +350,11 @@ FACTS = (
             ),
         ),
         (
-            ("Which instrument does {n} play?", "What does {n} play at the fair?", "Which instrument can {n} play?"),
+            (
+                "Which instrument does {n} play?",
+                "What does {n} play at the fair?",
+                "Which instrument can {n} play?",
+            ),
             ("{n}演奏什么乐器？", "{n}每天练习什么乐器？", "{n}会哪种乐器？"),
         ),
     ),
