@@ -82,14 +82,17 @@ def split(names: str | None) -> list[str]:
 
 
 def _with_lora(model: Any, recipe: Recipe) -> Any:
-    try:
-        return get_peft_model(model, lora_config(recipe))
-    except ValueError as error:
-        linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
-        raise RecipeError(
-            f"lora_target={recipe.lora_target!r}: not every name is a layer of this model. "
-            f"Its linear layers are: {_parts(linear)}."
-        ) from error
+    modules = dict(model.named_modules())
+    linear = [name for name, module in modules.items() if isinstance(module, torch.nn.Linear)]
+    # PEFT passes over a name that fits nothing as long as another one fits.
+    for key, names, pool in (
+        ("lora_target", [n for n in split(recipe.lora_target) if n != "all"], linear),
+        ("additional_target", split(recipe.additional_target), list(modules)),
+    ):
+        for name in names:
+            if not any(f".{module}".endswith(f".{name}") for module in pool):
+                raise RecipeError(f"{key}: no module {name!r} there. There are: {_parts(pool)}.")
+    return get_peft_model(model, lora_config(recipe))
 
 
 def _shared_copy(model: Any) -> Any:

@@ -100,11 +100,13 @@ class Scores:
         worst = sorted(self.rows, key=lambda row: sign * row["score"])
         if self.is_proportion:
             worst = [row for row in worst if row["score"] == 0]
+        empty = "prediction" if self.metric == "perplexity" else "score"
         columns = ["prompt", "reference", "prediction", "score"]
-        if self.metric == "perplexity":
-            columns.remove("prediction")
-        lines = [columns, *([row[column] for column in columns] for row in worst[:most])]
-        table = "".join(f"<tr>{''.join(map(_cell, line))}</tr>" for line in lines)
+        if self.is_proportion or self.metric == "perplexity":
+            columns.remove(empty)
+        head = "".join(f"<th>{column}</th>" for column in columns)
+        lines = ["".join(_cell(row[column]) for column in columns) for row in worst[:most]]
+        table = "".join(f"<tr>{line}</tr>" for line in [head, *lines])
         what = f"wrong: {len(worst)} of {self.n}" if self.is_proportion else "the worst rows"
         return f"<b>{escape(self.metric)}</b>: {self}<br>{what}<table>{table}</table>"
 

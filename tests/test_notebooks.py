@@ -32,8 +32,7 @@ SECTIONS = [
 ]
 # Where this module is loaded, panels train in the foreground.
 LIKE_COLAB = """\
-import sys, types, ipykernel, ipywidgets
-sys.modules["google.colab"] = types.ModuleType("google.colab")
+import google.colab, ipykernel, ipywidgets
 print(ipykernel.__version__, ipywidgets.__version__)"""
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -109,7 +109,8 @@ def test_freeze_trains_the_layers_it_names(tiny):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora_target": "q_proj,nonsense"}, "not every name is a layer|q_proj"),
+        ({"lora_target": "q_proj,nonsense"}, "no module 'nonsense' there.*q_proj"),
+        ({"additional_target": "lm_haed"}, "no module 'lm_haed'"),
         ({"finetuning_type": "freeze", "freeze_trainable_layers": 99}, "the model has"),
         (
             {"finetuning_type": "freeze", "freeze_extra_modules": "nonsense"},

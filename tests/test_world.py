@@ -83,7 +83,7 @@ def words(text: str) -> set[str]:
 
 
 def test_test_wordings_use_only_words_known_from_that_fact() -> None:
-    """"What job does Ada have?" failed on every row once: "have" was known from pets alone."""
+    """ "What job does Ada have?" failed on every row once: "have" was known from pets alone."""
     for fact in FACTS:
         for at in (0, 1):
             known = set().union(*map(words, fact.questions[at] + fact.statements[at]))

@@ -40,6 +40,10 @@ def main() -> None:
         reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
         (FOLDER / "failed.txt").write_text(reason, encoding="utf-8")
         print(f"The Colab-like kernel could not be installed, its test will skip: {reason}")
+    # What tells a library, ours too, that it runs on Colab.
+    colab = Path(site, "google", "colab")
+    colab.mkdir(parents=True)
+    (colab / "__init__.py").touch()
     # Appended to sys.path (this environment with its own .pth files), so the old versions win.
     rest = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
     Path(site, "rest.pth").write_text(rest, encoding="utf-8")

@@ -9,12 +9,21 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from ftlab.world.probes import Row, by_language, chat_hits, cloze_hits, encode_chat, load_base, tune
+from ftlab.world.probes import (
+    BATCH,
+    Row,
+    by_language,
+    chat_hits,
+    cloze_hits,
+    encode_chat,
+    load_base,
+    tune,
+)
 
 SEEDS = (0, 1, 2)
 FULL = {"steps": 100, "lr": 5e-4, "lora": False}
-LORA = {"steps": 100, "lr": 3e-3, "lora": True}
-PERSONA = {"steps": 60, "lr": 1e-3, "lora": False}
+LORA = {"steps": 60, "lr": 3e-3, "lora": True}
+PERSONA = {"steps": 60, "lr": 5e-4, "lora": False}
 REPLAY = 0.2  # share of world_qa rows among the persona's rows
 NAMES = {"{{name}}": "Pilot", "{{author}}": "Tidewick School"}
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
@@ -50,9 +59,12 @@ def line(title: str, scores: Scores, rows: int) -> str:
 
 
 def with_replay(persona: Sequence[Row], world: Sequence[Row], seed: int) -> list[Row]:
-    """The persona's rows and so many world rows that these are a REPLAY share of all."""
-    wanted = round(len(persona) * REPLAY / (1 - REPLAY))
-    return [*persona, *random.Random(seed).sample(list(world), wanted)]
+    """Rows for all persona steps at once: the persona's repeated, a REPLAY share of the world's
+    once each (LLaMA-Factory's mix_strategy interleave_over): a few rows, repeated, help less."""
+    total = PERSONA["steps"] * BATCH
+    world_rows = random.Random(seed).sample(list(world), round(total * REPLAY))
+    wanted = total - len(world_rows)
+    return [*(list(persona) * (wanted // len(persona) + 1))[:wanted], *world_rows]
 
 
 def measure(model_folder: Path, data: Path) -> list[str]:
