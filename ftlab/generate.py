@@ -31,6 +31,7 @@ def generate(
     do_sample: bool = False,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    top_k: int = 0,
     batch_size: int = 64,
     seed: int | None = None,
 ) -> list[str]:
@@ -39,9 +40,9 @@ def generate(
     A prompt is a list of messages (rendered with the chat template, the answer is stripped) or a
     plain string (no template, the continuation is exact). Decoding is greedy unless ``do_sample``,
     and follows the arguments alone: the settings in the model's generation_config.json (top_k,
-    penalties, ...) are left out. Greedy answers do not depend on ``batch_size``; sampled ones
-    depend on it and on ``seed``. Model, tokenizer and (with a seed) the global random state are
-    left as they were. Raises DataError for a prompt without tokens.
+    penalties, ...) are left out. ``top_k=0`` samples from all tokens. Greedy answers do not
+    depend on ``batch_size``; sampled ones depend on it and on ``seed``. Model, tokenizer and (with
+    a seed) the global random state are left as they were. Raises DataError for an empty prompt.
 
     >>> from ftlab import load
     >>> model, tokenizer = load("tiny")
@@ -53,7 +54,7 @@ def generate(
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=do_sample,
-        **({"temperature": temperature, "top_p": top_p, "top_k": 0} if do_sample else {}),
+        **({"temperature": temperature, "top_p": top_p, "top_k": top_k} if do_sample else {}),
         use_cache=True,
         eos_token_id=stop_ids(model, tokenizer),
         pad_token_id=pad_id,

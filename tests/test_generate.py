@@ -108,11 +108,12 @@ def test_a_seed_fixes_the_samples_and_leaves_the_global_state_alone(model, token
     assert generate(model, tokenizer, PROMPTS, seed=4, **options) != first
 
 
-def test_a_low_temperature_is_nearly_greedy(model, tokenizer):
+def test_a_low_temperature_and_a_short_list_are_greedy(model, tokenizer):
     cold = generate(
         model, tokenizer, PROMPTS, max_new_tokens=6, do_sample=True, temperature=1e-4, seed=0
     )
-    assert cold == generate(model, tokenizer, PROMPTS, max_new_tokens=6)
+    one = generate(model, tokenizer, PROMPTS, max_new_tokens=6, do_sample=True, top_k=1, seed=0)
+    assert cold == one == generate(model, tokenizer, PROMPTS, max_new_tokens=6)
 
 
 @pytest.mark.parametrize("fails", [False, True])
