@@ -97,7 +97,9 @@ def encode(
     >>> enc.input_ids[-2] == enc.labels[-2], enc.labels[0]
     (True, -100)
     """
-    row = conversation if isinstance(conversation, dict) else {"messages": list(conversation)}
+    row: dict[str, Any] = (
+        conversation if isinstance(conversation, dict) else {"messages": list(conversation)}
+    )
     if "text" in row:
         ids, reasons = _encode_text(tokenizer, row["text"])
     else:

@@ -117,7 +117,7 @@ def verify(folder: Path) -> None:
 
 def newest(run_folder: Path) -> tuple[Path | None, list[str]]:
     """The newest verified checkpoint of a run, and one sentence for each that was skipped."""
-    skipped = []
+    skipped: list[str] = []
     for checkpoint in reversed(_by_step(run_folder)):
         try:
             verify(checkpoint)

@@ -120,7 +120,7 @@ def _chat(options: argparse.Namespace) -> int:
             messages = question("", recipe.system_prompt)[:-1]
         elif text:
             messages.append({"role": "user", "content": text})
-            sampling = {"do_sample": recipe.do_sample, "temperature": recipe.temperature,
+            sampling: dict[str, Any] = {"do_sample": recipe.do_sample, "temperature": recipe.temperature,
                         "top_p": recipe.top_p, "max_new_tokens": recipe.max_new_tokens}  # fmt: skip
             answer = generate(model, tokenizer, [messages], **sampling)[0]
             messages.append({"role": "assistant", "content": answer})

@@ -106,7 +106,8 @@ def test_a_word_that_is_no_override_is_named(folder, capsys):
 
 
 def test_help_loads_no_torch():
-    code = "import sys\nfrom ftlab.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code = "import sys\nfrom ftlab.cli import main\n"
+    code += "try: main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
