@@ -6,6 +6,7 @@ reading data or recipes needs no PyTorch.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from ftlab.train import train as train
 
 __version__ = "0.1.0"
+
+# TRL's trainers would report each run to the hub; must be set before huggingface_hub is imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # public name -> the module that holds it
 _HOME = {

@@ -120,8 +120,8 @@ def _chat(options: argparse.Namespace) -> int:
             messages = question("", recipe.system_prompt)[:-1]
         elif text:
             messages.append({"role": "user", "content": text})
-            sampling: dict[str, Any] = {"do_sample": recipe.do_sample, "temperature": recipe.temperature,
-                        "top_p": recipe.top_p, "max_new_tokens": recipe.max_new_tokens}  # fmt: skip
+            keys = ("do_sample", "temperature", "top_p", "max_new_tokens")
+            sampling: dict[str, Any] = {key: getattr(recipe, key) for key in keys}
             answer = generate(model, tokenizer, [messages], **sampling)[0]
             messages.append({"role": "assistant", "content": answer})
             print(f"model> {answer}")
