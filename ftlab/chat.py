@@ -7,7 +7,7 @@ picture all come from it. Taught in notebooks/07_sft.ipynb.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -25,7 +25,7 @@ _COLORS = {  # why a token is (not) trained -> background; chosen to survive col
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class Encoded:
     """One example as the model sees it; all lists have the same length.
 
@@ -36,7 +36,10 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
     mask_reason: list[str]
-    tokens: list[str] = field(repr=False)
+    tokens: list[str]
+
+    def __repr__(self) -> str:
+        return f"Encoded({len(self)} tokens, {self.trained} trained)"
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -104,6 +104,7 @@ def _chat(options: argparse.Namespace) -> int:
     from ftlab.chat import question
     from ftlab.generate import generate
     from ftlab.models import load
+    from ftlab.recipe import KNOBS
 
     model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
     messages = question("", recipe.system_prompt)[:-1]
@@ -120,8 +121,9 @@ def _chat(options: argparse.Namespace) -> int:
             messages = question("", recipe.system_prompt)[:-1]
         elif text:
             messages.append({"role": "user", "content": text})
-            keys = ("do_sample", "temperature", "top_p", "max_new_tokens")
-            sampling: dict[str, Any] = {key: getattr(recipe, key) for key in keys}
+            sampling: dict[str, Any] = {
+                name: getattr(recipe, name) for name in KNOBS if KNOBS[name].group == "generation"
+            }
             answer = generate(model, tokenizer, [messages], **sampling)[0]
             messages.append({"role": "assistant", "content": answer})
             print(f"model> {answer}")
@@ -132,12 +134,13 @@ def _eval(options: argparse.Namespace) -> int:
     name = recipe.eval_dataset or recipe.dataset
     if not name:
         raise RecipeError("eval_dataset: the recipe names none. Say what to score the model on.")
+    from ftlab.chat import with_system
     from ftlab.data import read
     from ftlab.evaluate import evaluate
     from ftlab.models import load
 
-    data = read(name, dataset_dir=recipe.dataset_dir)
-    data = data.take(recipe.max_samples) if recipe.max_samples else data
+    data = read(name, dataset_dir=recipe.dataset_dir)[: recipe.max_samples]
+    data = [with_system(row, recipe.system_prompt) for row in data]
     model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
     metrics = ("perplexity",) if data and "text" in data[0] else ("exact_match", "perplexity")
     for metric in metrics:

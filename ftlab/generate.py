@@ -32,6 +32,7 @@ def generate(
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
+    repetition_penalty: float = 1.0,
     batch_size: int = 64,
     seed: int | None = None,
 ) -> list[str]:
@@ -55,6 +56,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         do_sample=do_sample,
         **({"temperature": temperature, "top_p": top_p, "top_k": top_k} if do_sample else {}),
+        repetition_penalty=repetition_penalty,
         use_cache=True,
         eos_token_id=stop_ids(model, tokenizer),
         pad_token_id=pad_id,

@@ -43,7 +43,7 @@ class Run:
     "not finite" (the loss or gradient became infinite or NaN; the weights are those before it).
     """
 
-    recipe: Recipe
+    recipe: Recipe = field(repr=False)
     model: Any = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     name: str
@@ -86,6 +86,7 @@ class Run:
             f"<tr><td style='text-align:left'>{escape(key.replace('_', ' '))}</td>"
             f"<td style='text-align:right'>{escape(_readable(key, value))}</td></tr>"
             for key, value in self.summary.items()
+            if value is not None
         )
         return f"<table><caption>{escape(self.name)}: {self.status}</caption>{rows}</table>"
 
@@ -171,16 +172,18 @@ def report_card(run: Run) -> str:
         "",
         "| measured | value |",
         "|---|---|",
-        *(f"| {key.replace('_', ' ')} | {_readable(key, v)} |" for key, v in run.summary.items()),
+        *(
+            f"| {key.replace('_', ' ')} | {_readable(key, value)} |"
+            for key, value in run.summary.items()
+            if value is not None
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _readable(key: str, value: Any) -> str:
-    if value is None:
-        return "not computed"
     if key.endswith("bytes"):
         return f"{value / 1e6:,.0f} MB"
     if key == "seconds_per_step":
         return f"{value * 1000:.1f} ms"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
+    return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.3g}"

@@ -84,7 +84,10 @@ def train(
         for notice in run.notices:
             print(notice, file=sys.stderr)
     hashes = {"train": content_hash(rows), **({"eval": content_hash(held_out)} if held_out else {})}
-    return _execute(run, encoded, encoded_eval, hashes, [*observers, *_tracker(recipe)], stop)
+    run = _execute(run, encoded, encoded_eval, hashes, [*observers, *_tracker(recipe)], stop)
+    if run.status == "not finite" and not quiet:
+        print(_not_finite_advice(run), file=sys.stderr)
+    return run
 
 
 def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] = ()) -> Run:
@@ -390,8 +393,6 @@ def _execute(
             checkpoints.unlock(run.folder)
         for observer in observers:
             observer.on_end(run)
-    if run.status == "not finite":
-        print(_not_finite_advice(run), file=sys.stderr)
     return run
 
 

@@ -1,11 +1,13 @@
 """The exercise engine, and every exercise with its solution and with typical mistakes."""
 
-import importlib.util
 import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,24 +20,18 @@ HERE = Path(__file__).parent
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
 
 
-def tables():
-    """The modules tests/exercises/test_nXX.py, read by path."""
-    for path in sorted((HERE / "exercises").glob("test_n*.py")):
-        spec = importlib.util.spec_from_file_location(f"exercise_tables_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-
-
-MISTAKES, EXTRA = {}, {}
-for table in tables():
-    MISTAKES |= table.MISTAKES
-    EXTRA |= getattr(table, "EXTRA", {})
+# From every table tests/exercises/test_nXX.py: name -> [(answer, outcome, part of the message)].
+MISTAKES: dict[str, list[tuple[str, str, str]]] = {}
+EXTRA: dict[str, Callable[[], tuple[Any, ...]]] = {}
+for path in sorted((HERE / "exercises").glob("test_n*.py")):
+    table = runpy.run_path(str(path))
+    MISTAKES |= table["MISTAKES"]
+    EXTRA |= table.get("EXTRA", {})
 
 
 def answered(name, code):
     """The result of the check for an answer given as code, run as in a cell."""
-    cell = {}
+    cell: dict[str, Any] = {}
     exec(compile(code, "<cell>", "exec"), cell)
     return getattr(check, name)(cell[name], *EXTRA.get(name, tuple)())
 
@@ -209,14 +205,14 @@ def test_an_unknown_name_gets_the_nearest_one():
     for result in (getattr(check, nearest + "s")(1), hint(nearest + "s"), solution(nearest + "s")):
         assert result.outcome == "error"
         assert f"Nearest: `{nearest}`" in result.message
-    assert hint(None).outcome == solution(3).outcome == "error"
+    assert hint(None).outcome == solution(3).outcome == "error"  # type: ignore[arg-type]
 
 
 def test_hints_grow_and_point_to_the_next_step():
     name = next(iter(ALL))
     assert f'`ftlab.hint("{name}", 2)`' in hint(name).message
     assert f'`ftlab.solution("{name}")`' in hint(name, 3).message
-    assert hint(name, 4).outcome == hint(name, "2").outcome == "error"
+    assert hint(name, 4).outcome == hint(name, "2").outcome == "error"  # type: ignore[arg-type]
 
 
 def test_html_is_escaped():
@@ -243,7 +239,7 @@ def test_two_exercises_of_one_name_are_refused():
     name = next(iter(ALL))
     with pytest.raises(ValueError, match="two exercises are called"):
         exercise("start", hints=("a", "b", "c"), solution="", why="")(
-            type(judge)(judge.__code__, {"__name__": "elsewhere"}, name)
+            FunctionType(judge.__code__, {"__name__": "elsewhere"}, name)
         )
 
 

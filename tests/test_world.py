@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,9 @@ def tokenizer():
 
 def written_by_the_world() -> list[str]:
     tiny = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
-    return [entry["file_name"] for entry in REGISTRY.values()] + [f"tiny/{name}" for name in tiny]
+    return [str(entry["file_name"]) for entry in REGISTRY.values()] + [
+        f"tiny/{name}" for name in tiny
+    ]
 
 
 @pytest.mark.parametrize("name", written_by_the_world())
@@ -141,9 +144,9 @@ def test_plain_answer_renders_as_plain_chatml(tokenizer) -> None:
     )
 
 
-def masked(tokenizer, messages: list[dict], **options) -> list[str]:
+def masked(tokenizer, messages: list[Any]) -> str:
     out = tokenizer.apply_chat_template(
-        messages, return_dict=True, return_assistant_tokens_mask=True, **options
+        messages, return_dict=True, return_assistant_tokens_mask=True
     )
     marked = zip(out["input_ids"], out["assistant_masks"], strict=True)
     return tokenizer.decode([i for i, on in marked if on])

@@ -99,6 +99,12 @@ class TrainingPanel:
         """Train with the values of the controls; an older run ends at its next step."""
         self._worker.request()
 
+    def set(self, **values: Any) -> TrainingPanel:
+        """Move controls from code, as a hand would: `panel.set(learning_rate=1e-4)`."""
+        for name, value in values.items():
+            self.controls.by_name[name].value = value
+        return self
+
     def stop(self) -> None:
         """End the current run at its next step; what it learned so far stays."""
         self._worker.stop()

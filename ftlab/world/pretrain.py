@@ -10,6 +10,7 @@ import math
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ def build_model(vocab_size: int) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def pack(tokenizer, number: int) -> torch.Tensor:
+def pack(tokenizer: Any, number: int) -> torch.Tensor:
     """The first `number` pages, joined by <|endoftext|>, cut into rows [rows, WINDOW]."""
     end = tokenizer.pad_token_id
     stream: list[int] = []
@@ -102,7 +103,7 @@ def pretrain(out: Path, tokenizer_folder: Path, steps: int = STEPS, seed: int = 
             save(model, tokenizer, out)
 
 
-def save(model: Qwen3ForCausalLM, tokenizer, out: Path) -> None:
+def save(model: Qwen3ForCausalLM, tokenizer: Any, out: Path) -> None:
     """Write model.safetensors, config.json and generation_config.json (greedy) into `out`."""
     end, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
     model.config.eos_token_id, model.config.pad_token_id = stop, end

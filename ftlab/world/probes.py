@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -17,18 +18,18 @@ Encoded = tuple[list[int], list[int]]  # ids, labels (-100 where not trained)
 BATCH = 16
 
 
-def load_base(folder: Path):
+def load_base(folder: Path) -> tuple[Any, Any]:
     """The shipped model and its tokenizer."""
     return Qwen3ForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
-def chat_prompt(tokenizer, question: str) -> str:
+def chat_prompt(tokenizer: Any, question: str) -> str:
     """The question as ChatML, ready for the answer."""
     messages = [{"role": "user", "content": question}]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def encode_chat(tokenizer, rows: Sequence[Row]) -> list[Encoded]:
+def encode_chat(tokenizer: Any, rows: Sequence[Row]) -> list[Encoded]:
     """Alpaca rows as ids and labels; the answer and its end are trained."""
     encoded = []
     for row in rows:
@@ -48,7 +49,16 @@ def batch_of(rows: Sequence[Encoded], pad: int) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value) for name, value in lists.items()}
 
 
-def tune(base, rows: Sequence[Encoded], *, steps: int, lr: float, lora: bool, seed: int, pad: int):
+def tune(
+    base: Any,
+    rows: Sequence[Encoded],
+    *,
+    steps: int,
+    lr: float,
+    lora: bool,
+    seed: int,
+    pad: int,
+) -> tuple[Any, float]:
     """A tuned copy of `base` and the seconds it took: AdamW, linear decay, batches of 16."""
     torch.manual_seed(seed)
     model = copy.deepcopy(base).train()
@@ -56,7 +66,8 @@ def tune(base, rows: Sequence[Encoded], *, steps: int, lr: float, lora: bool, se
         model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.0)
-    rng, deck, started = random.Random(seed), [], time.time()
+    deck: list[Encoded] = []
+    rng, started = random.Random(seed), time.time()
     for step in range(steps):
         if len(deck) < BATCH:
             deck = rng.sample(list(rows), len(rows))
@@ -71,7 +82,7 @@ def tune(base, rows: Sequence[Encoded], *, steps: int, lr: float, lora: bool, se
 
 
 @torch.no_grad()
-def complete(model, tokenizer, prompts: Sequence[str], limit: int) -> list[str]:
+def complete(model: Any, tokenizer: Any, prompts: Sequence[str], limit: int) -> list[str]:
     """Greedy continuations of plain strings, up to <|im_end|> or <|endoftext|>."""
     answers = []
     for at in range(0, len(prompts), 240):
@@ -89,14 +100,14 @@ def normal(text: str) -> str:
     return " ".join(text.split()).rstrip(".。 ")
 
 
-def chat_hits(model, tokenizer, rows: Sequence[Row], limit: int = 32) -> list[bool]:
+def chat_hits(model: Any, tokenizer: Any, rows: Sequence[Row], limit: int = 32) -> list[bool]:
     """For each row: is the whole answer right, asked as chat?"""
     prompts = [chat_prompt(tokenizer, row["instruction"]) for row in rows]
     answers = complete(model, tokenizer, prompts, limit)
     return [normal(a) == normal(r["output"]) for a, r in zip(answers, rows, strict=True)]
 
 
-def cloze_hits(model, tokenizer, rows: Sequence[Row]) -> list[bool]:
+def cloze_hits(model: Any, tokenizer: Any, rows: Sequence[Row]) -> list[bool]:
     """For each row: does the plain-text continuation start with the value?"""
     answers = complete(model, tokenizer, [row["instruction"] for row in rows], 12)
     return [normal(a).startswith(r["output"]) for a, r in zip(answers, rows, strict=True)]

@@ -6,8 +6,9 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ftlab.world.probes import (
     BATCH,
@@ -21,9 +22,9 @@ from ftlab.world.probes import (
 )
 
 SEEDS = (0, 1, 2)
-FULL = {"steps": 100, "lr": 5e-4, "lora": False}
-LORA = {"steps": 60, "lr": 3e-3, "lora": True}
-PERSONA = {"steps": 60, "lr": 5e-4, "lora": False}
+FULL: dict[str, Any] = {"steps": 100, "lr": 5e-4, "lora": False}
+LORA: dict[str, Any] = {"steps": 60, "lr": 3e-3, "lora": True}
+PERSONA: dict[str, Any] = {"steps": 60, "lr": 5e-4, "lora": False}
 REPLAY = 0.2  # share of world_qa rows among the persona's rows
 NAMES = {"{{name}}": "Pilot", "{{author}}": "Tidewick School"}
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
@@ -67,52 +68,44 @@ def with_replay(persona: Sequence[Row], world: Sequence[Row], seed: int) -> list
     return [*(list(persona) * (wanted // len(persona) + 1))[:wanted], *world_rows]
 
 
+def tuned_models(base: Any, tokenizer: Any, data: Path, seed: int) -> Iterator[tuple[str, Any]]:
+    """The fine-tuned models of one seed, each with the title of its table row."""
+    world, identity = load_rows(data, "world_qa"), load_rows(data, "identity")
+
+    def tuned(start: Any, rows: list[Row], recipe: dict[str, Any]) -> Any:
+        encoded = encode_chat(tokenizer, rows)
+        model, seconds = tune(start, encoded, seed=seed, pad=tokenizer.pad_token_id, **recipe)
+        print(f"seed {seed}: {recipe} took {seconds:.1f} s", flush=True)
+        return model
+
+    chat = tuned(base, world, FULL)
+    yield f"full SFT on world_qa, {FULL['steps']} steps of 16, lr {FULL['lr']:g}", chat
+    lora = f"LoRA r=8 alpha=16 all-linear, {LORA['steps']} steps of 16, lr {LORA['lr']:g}"
+    yield lora, tuned(base, world, LORA)
+    persona = f"full SFT, then identity, {PERSONA['steps']} steps, lr {PERSONA['lr']:g}"
+    yield persona, tuned(chat, identity, PERSONA)
+    mixed = with_replay(identity, world, seed)
+    yield f"the same with {REPLAY:.0%} world_qa rows mixed in", tuned(chat, mixed, PERSONA)
+
+
 def measure(model_folder: Path, data: Path) -> list[str]:
     """All rows of the score table."""
     base, tokenizer = load_base(model_folder)
-    pad, test, cloze = (
-        tokenizer.pad_token_id,
-        load_rows(data, "world_qa_test"),
-        load_rows(data, "world_cloze"),
-    )
-    world, identity = load_rows(data, "world_qa"), load_rows(data, "identity")
+    test, cloze = load_rows(data, "world_qa_test"), load_rows(data, "world_cloze")
 
-    def ask(model) -> dict[str, float]:
+    def ask(model: Any) -> dict[str, float]:
         return by_language(chat_hits(model, tokenizer, test), test)
 
-    def tuned(start, rows, recipe, seed):
-        return tune(start, encode_chat(tokenizer, rows), seed=seed, pad=pad, **recipe)
-
+    completed = by_language(cloze_hits(base, tokenizer, cloze), cloze)
     table = [
-        line(
-            "base, plain text: completion",
-            [by_language(cloze_hits(base, tokenizer, cloze), cloze)],
-            len(cloze) // 2,
-        ),
+        line("base, plain text: completion", [completed], len(cloze) // 2),
         line("base, asked in chat format", [ask(base)], len(test) // 2),
     ]
     results: dict[str, Scores] = {}
     for seed in SEEDS:
-        chat, took = tuned(base, world, FULL, seed)
-        adapted, took_lora = tuned(base, world, LORA, seed)
-        persona, took_persona = tuned(chat, identity, PERSONA, seed)
-        replayed, took_replay = tuned(chat, with_replay(identity, world, seed), PERSONA, seed)
-        named = {
-            "full": (chat, took), "LoRA": (adapted, took_lora),
-            "persona": (persona, took_persona), "replay": (replayed, took_replay),
-        }  # fmt: skip
-        for name, (model, time) in named.items():
-            results.setdefault(name, []).append(ask(model))
-            print(seed, name, results[name][-1], f"{time:.1f} s", flush=True)
-    titles = {
-        "full": f"full SFT on world_qa, {FULL['steps']} steps of 16, lr {FULL['lr']:g}",
-        "LoRA": f"LoRA r=8 alpha=16 all-linear, {LORA['steps']} steps of 16, lr {LORA['lr']:g}",
-        "persona": f"full SFT, then identity, {PERSONA['steps']} steps, lr {PERSONA['lr']:g}",
-        "replay": f"the same with {REPLAY:.0%} world_qa rows mixed in",
-    }
-    for name, title in titles.items():
-        table.append(line(title, results[name], len(test) // 2))
-    return table
+        for title, model in tuned_models(base, tokenizer, data, seed):
+            results.setdefault(title, []).append(ask(model))
+    return table + [line(title, scores, len(test) // 2) for title, scores in results.items()]
 
 
 def write_scores(model_folder: Path) -> None:
