@@ -27,6 +27,7 @@ CHROMIUM_OPTIONS = (
 )
 PANEL_CELL = """\
 import ftlab
+ftlab.setup()
 data = ftlab.read("world_qa")
 recipe = ftlab.Recipe(learning_rate=2e-3, per_device_train_batch_size=16, max_steps=60)
 panel = ftlab.panel(recipe, data)

@@ -89,12 +89,24 @@ def setup(seed: int = 42, *, online: bool = False) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
 
+    threads = _leave_a_core()
     versions = [f"{name} {_version(name)}" for name in SHOWN_IN_SETUP]
     print(_row("ftlab", " · ".join([_version("ftlab") or "", f"Python {_python()}", *versions])))
-    for name, finding in [*_compute(), ("seed", str(seed)), ("network", _network())]:
+    found = [*_compute(), ("threads", threads), ("seed", str(seed)), ("network", _network())]
+    for name, finding in found:
         print(_row(name, finding))
     for problem in conflicts():
         print(_row("problem", problem))
+
+
+def _leave_a_core() -> str:
+    """Let PyTorch use all cores but one: its threads wait for each other at every operation, so
+    a browser that takes one of their cores away slows training down many times over."""
+    import torch
+
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - 1)))
+    return f"{torch.get_num_threads()} of {cores} cores (one is left for the browser)"
 
 
 def requirements() -> Iterator[Requirement]:

@@ -12,6 +12,8 @@ from ftlab.doctor import OFFLINE
 
 # Before any test imports a Hugging Face library; the notebooks' kernels inherit it.
 os.environ.update(OFFLINE)
+# One thread a process: two of them wait for each other whenever something else needs a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _connect = socket.socket.connect
 

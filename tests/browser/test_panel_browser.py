@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 CELL = """\
 import ftlab
+ftlab.setup()
 data, test = ftlab.read("world_qa"), ftlab.read("world_qa_test").take(64)
 recipe = ftlab.Recipe(learning_rate=2e-3, per_device_train_batch_size=16, max_steps=60,
                       eval_strategy="steps", eval_steps=15, per_device_eval_batch_size=64)
