@@ -27,7 +27,7 @@ test-all: test  ## the same, and every notebook with its exercises solved
 outputs: $(VENV)/.ready-test  ## run every notebook and store its outputs (NB=notebooks/00_... for one)
 	@$(PY) -m tools.notebooks outputs $(NB)
 
-world: $(VENV)/.ready-lab  ## rebuild the small world: text, datasets, tokenizer, base model
+world: $(VENV)/.ready-lab  ## rebuild the small world's text, datasets and tokenizer, byte for byte
 	@$(PY) -m ftlab.world
 
 bench: $(VENV)/.ready-lab  ## measure and write the table in README.md
