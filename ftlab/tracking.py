@@ -5,10 +5,10 @@ Taught in notebooks/07_sft.ipynb.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 from typing import Any
+
+from IPython.utils.capture import capture_output
 
 from ftlab.errors import EnvironmentProblem
 from ftlab.recipe import Recipe
@@ -43,7 +43,7 @@ class SwanLab:
     def on_end(self, run: Run) -> None:
         """Close the experiment."""
         if self.live:
-            self._try(run, self.swanlab.finish)
+            self._try(run, self._close)
             self.live = False
 
     def _open(self, run: Run) -> None:
@@ -51,19 +51,23 @@ class SwanLab:
         given = {"workspace": recipe.swanlab_workspace, "log_dir": recipe.swanlab_logdir}
         if self.swanlab.has_run():  # an earlier run that never ended
             self.swanlab.finish()
-        self.swanlab.init(
-            project=recipe.swanlab_project,
-            name=recipe.swanlab_run_name or run.name,
-            mode=recipe.swanlab_mode,
-            config=recipe.to_dict(),
-            **{key: value for key, value in given.items() if value is not None},
-        )
+        with capture_output(stderr=False):  # its greetings name folders of this machine
+            self.swanlab.init(
+                project=recipe.swanlab_project,
+                name=recipe.swanlab_run_name or run.name,
+                mode=recipe.swanlab_mode,
+                config=recipe.to_dict(),
+                **{key: value for key, value in given.items() if value is not None},
+            )
         self.live = True
+
+    def _close(self) -> None:
+        with capture_output(stderr=False):
+            self.swanlab.finish()
 
     def _try(self, run: Run, action: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                action(*args, **kwargs)
+            action(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - whatever a tracker raises, training goes on
             self.live = False
             run.notices.append(f"SwanLab: {error}. The run goes on without tracking.")

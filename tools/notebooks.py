@@ -51,6 +51,9 @@ def normalize(notebook: NotebookNode) -> None:
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k == "tags"})
         if cell.cell_type == "code":
             cell.outputs = [output for output in map(_without_widget, cell.outputs) if output]
+            for data in (output.get("data", {}) for output in cell.outputs):
+                if "text/plain" in data:
+                    data["text/plain"] = MEMORY_ADDRESS.sub("", data["text/plain"])
     renumber(notebook)
 
 
