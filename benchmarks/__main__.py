@@ -9,7 +9,10 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import panel, startup, step
+# One thread, as in the notebooks on two cores; PyTorch reads it when it is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from benchmarks import panel, startup, step  # noqa: E402
 
 # What the project promises for each figure; a figure above its goal is shown as missed.
 GOALS = {
@@ -35,6 +38,7 @@ def machine() -> dict[str, str]:
     return {
         "cpu": model,
         "cores": str(os.cpu_count()),
+        "PyTorch threads": os.environ["OMP_NUM_THREADS"],
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
