@@ -97,8 +97,10 @@ def _with_lora(model: Any, recipe: Recipe) -> Any:
 
 def _shared_copy(model: Any) -> Any:
     """A second model object on the same weights, so that injecting LoRA leaves the first alone."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for weight in model.parameters():  # parameters of their own, or freezing them would reach over
+        memo[id(weight)] = torch.nn.Parameter(weight.data, weight.requires_grad)
+    return copy.deepcopy(model, memo)
 
 
 def _parts(names: list[str]) -> str:

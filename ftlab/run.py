@@ -92,19 +92,23 @@ class Run:
 
 
 class Meter:
-    """Measures a run: seconds without evaluation pauses, tokens, peak memory."""
+    """Measures a run: seconds of training (evaluations included), tokens, peak memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         self.process = psutil.Process()
-        self.started = time.perf_counter()
         self.tokens = 0
         self.peak = 0
+        self.start()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats(device)
 
+    def start(self) -> None:
+        """Start the clock: the first step begins."""
+        self.started = time.perf_counter()
+
     def seconds(self) -> float:
-        """Seconds since the start of training."""
+        """Seconds since the first step began."""
         return time.perf_counter() - self.started
 
     def sample_memory(self) -> int:

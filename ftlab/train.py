@@ -341,6 +341,7 @@ class Recorder(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.run.total_steps = state.max_steps
+        self.meter.start()
         for observer in self.observers:
             observer.on_start(self.run)
 

@@ -73,10 +73,11 @@ def test_setup_prints_what_the_cells_run_on_seeds_and_decides_about_the_network(
         "print(hub.is_offline_mode(), bool(a == torch.rand(1)))"
     ).splitlines()
     assert first.startswith("ftlab") and "transformers" in first
-    assert [line.split()[0] for line in rest[:4]] == ["device", "dtype", "seed", "network"]
-    assert "(" in rest[0] and "offline" in rest[3]
-    assert rest[4] == "True", "huggingface_hub was imported first and has to learn of it"
-    assert "online" in rest[9] and rest[10] == "False True"
+    names = ["device", "dtype", "threads", "seed", "network"]
+    assert [line.split()[0] for line in rest[:5]] == names
+    assert "(" in rest[0] and "offline" in rest[4]
+    assert rest[5] == "True", "huggingface_hub was imported first and has to learn of it"
+    assert "online" in rest[11] and rest[12] == "False True"
 
 
 def test_doctor_finds_this_environment_healthy() -> None:

@@ -72,8 +72,10 @@ def test_the_batch_that_reaches_the_model_is_what_encode_shows(rows, tiny, monke
 @pytest.mark.parametrize("method", ["full", "freeze", "lora"])
 def test_each_method_learns_and_leaves_the_given_model_alone(method, rows, tiny):
     before = {name: tensor.clone() for name, tensor in tiny[0].state_dict().items()}
+    assert all(p.requires_grad for p in tiny[0].parameters())
     run = train(brief(finetuning_type=method, max_steps=6), rows, tiny)
     assert run.status == "finished" and run.history[-1]["loss"] < run.history[0]["loss"]
+    assert all(p.requires_grad for p in tiny[0].parameters())
     after = tiny[0].state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -156,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_within_the_step(rows, tiny, monkeypatch
         return loss * float("nan") if self.state.global_step == 2 else loss
 
     monkeypatch.setattr(CourseTrainer, "compute_loss", broken)
-    run = train(brief(max_steps=9), rows, tiny)
+    run = train(brief(max_steps=9), rows, tiny, quiet=False)
     assert run.status == "not finite" and len(run.history) == 2
     assert "Stopped at step 3" in capsys.readouterr().err
     assert all(p.isfinite().all() for p in run.model.parameters())
