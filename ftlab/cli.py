@@ -71,7 +71,8 @@ def _lab(options: argparse.Namespace) -> int:
             f"{first}: not found. ftlab lab opens the course of a clone of the repository; "
             "an installed wheel holds the package and its data only."
         )
-    command = [sys.executable, "-m", "jupyterlab", str(first), f"--ServerApp.root_dir={root}",
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}",
+               f"--LabApp.default_url=/lab/tree/{first.relative_to(root).as_posix()}",
                "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={options.port}"]  # fmt: skip
     if options.no_browser:
         command.append("--no-browser")

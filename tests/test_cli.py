@@ -118,3 +118,14 @@ def test_the_installed_command_runs(folder):
         pytest.skip("ftlab is not installed in this environment")
     done = subprocess.run([script, "train", "missing.yaml"], capture_output=True, text=True)
     assert done.returncode == 2 and "no such recipe file" in done.stderr
+
+
+def test_lab_opens_the_first_notebook_on_this_machine_only(monkeypatch):
+    def stop(program, arguments):
+        raise SystemExit(" ".join(arguments))
+
+    monkeypatch.setattr("os.execv", stop)
+    with pytest.raises(SystemExit) as called:
+        main(["lab", "--no-browser"])
+    assert "default_url=/lab/tree/notebooks/00_start_here.ipynb" in str(called.value)
+    assert "--ServerApp.ip=127.0.0.1" in str(called.value) and "--no-browser" in str(called.value)
