@@ -30,7 +30,7 @@ outputs: $(VENV)/.ready-test  ## run every notebook and store its outputs (NB=no
 world: $(VENV)/.ready-lab  ## rebuild the small world's text, datasets and tokenizer, byte for byte
 	@$(PY) -m ftlab.world
 
-bench: $(VENV)/.ready-lab  ## measure and write the table in README.md
+bench: $(VENV)/.ready-test  ## measure and write the table in README.md
 	@$(PY) -m benchmarks
 
 lint: $(VENV)/.ready-test  ## ruff and mypy

@@ -162,11 +162,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         if not equals:
             raise RecipeError(f"{word!r}: expected key=value, such as learning_rate=1e-3.")
         changes[key] = yaml.safe_load(value)
-    if not changes:
-        return recipe
-    changed = recipe.replace(**changes)
-    changed.notices = recipe.notices + changed.notices
-    return changed
+    return recipe.replace(**changes)
 
 
 class Progress:

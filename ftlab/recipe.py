@@ -238,7 +238,9 @@ class Recipe:
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some values changed."""
-        return Recipe(**{**self.to_dict(), **changes})
+        changed = Recipe(**{**self.to_dict(), **changes})
+        changed.notices = self.notices + changed.notices
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """Every key with its value."""
