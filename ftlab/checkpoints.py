@@ -54,7 +54,8 @@ def unlock(folder: Path) -> None:
 
 def require_space(folder: Path, needed: int) -> None:
     """Raise EnvironmentProblem unless ``needed`` bytes are free where ``folder`` lies."""
-    free = shutil.disk_usage(folder).free
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise EnvironmentProblem(
             f"{folder}: {free / 1e6:.0f} MB of disk are free, this run may need "

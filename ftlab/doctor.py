@@ -106,7 +106,9 @@ def _leave_a_core() -> str:
 
     cores = os.cpu_count() or 1
     torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - 1)))
-    return f"{torch.get_num_threads()} of {cores} cores (one is left for the browser)"
+    threads = torch.get_num_threads()
+    reason = " (one is left for the browser)" if threads == cores - 1 else ""
+    return f"{threads} of {cores} cores{reason}"
 
 
 def requirements() -> Iterator[Requirement]:

@@ -447,6 +447,7 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a doubled key instead of keeping the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping without doubled keys; RecipeError with both lines otherwise."""
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1

@@ -60,15 +60,12 @@ def train(
     """
     if (model is None) != (tokenizer is None):
         raise RecipeError("model and tokenizer go together: pass both or neither.")
-    if recipe.dataset is None and isinstance(data, Data) and data.origin:
-        recipe = recipe.replace(dataset=data.origin)  # so that the saved recipe names its data
+    recipe = naming_data(recipe, data)
+    observers = [*observers, *_tracker(recipe)]
     rows, held_out = training_rows(recipe, data, eval_data)
     if model is None:
         model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
-    encoded = encode_rows(recipe, tokenizer, rows)
-    encoded_eval = encode_rows(recipe, tokenizer, held_out) if held_out else None
-    set_seed(recipe.seed)
-    adapted = adapt(model, recipe)
+    adapted, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
     name = (
         recipe.run_name
         or f"{Path(recipe.model_name_or_path).name}-{recipe.finetuning_type}-{recipe.stage}"
@@ -77,6 +74,7 @@ def train(
         recipe, adapted, tokenizer, name, notices=[*recipe.notices, *precision_notice(recipe)]
     )
     if save:
+        checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(adapted))
         run.folder = checkpoints.new_run_folder(
             recipe.output_dir, name, overwrite=recipe.overwrite_output_dir
         )
@@ -84,7 +82,7 @@ def train(
         for notice in run.notices:
             print(notice, file=sys.stderr)
     hashes = {"train": content_hash(rows), **({"eval": content_hash(held_out)} if held_out else {})}
-    run = _execute(run, encoded, encoded_eval, hashes, [*observers, *_tracker(recipe)], stop)
+    run = _execute(run, encoded, encoded_eval, hashes, observers, stop)
     if run.status == "not finite" and not quiet:
         print(_not_finite_advice(run), file=sys.stderr)
     return run
@@ -112,16 +110,36 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
     if content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
     model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
-    encoded = encode_rows(recipe, tokenizer, rows)
-    encoded_eval = encode_rows(recipe, tokenizer, held_out) if held_out else None
-    set_seed(recipe.seed)
-    run = Run(recipe, adapt(model, recipe), tokenizer, saved["name"], folder, notices=skipped)
+    adapted, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
+    run = Run(recipe, adapted, tokenizer, saved["name"], folder, notices=skipped)
     step = int(checkpoint.name.split("-")[-1])
     lines = (checkpoint / "history.jsonl").read_text(encoding="utf-8").splitlines()
     run.history = [record for record in map(json.loads, lines) if record["step"] <= step]
     return _execute(
         run, encoded, encoded_eval, saved["data"], [*observers, *_tracker(recipe)], None, checkpoint
     )
+
+
+def naming_data(recipe: Recipe, data: Any) -> Recipe:
+    """The recipe with ``dataset`` filled in, where it is empty and ``data`` knows what was read."""
+    origin = getattr(data, "origin", None)
+    return recipe.replace(dataset=origin) if recipe.dataset is None and origin else recipe
+
+
+def _prepared(
+    recipe: Recipe, model: Any, tokenizer: Any, rows: Data, held_out: Data
+) -> tuple[Any, Dataset, Dataset | None]:
+    """The model to train, freshly seeded, and both datasets encoded."""
+    encoded = encode_rows(recipe, tokenizer, rows)
+    encoded_eval = encode_rows(recipe, tokenizer, held_out) if held_out else None
+    set_seed(recipe.seed)
+    return adapt(model, recipe), encoded, encoded_eval
+
+
+def _bytes_to_save(model: Any) -> int:
+    """Room for two checkpoints, each of the trained weights and two Adam moments."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return 2 * 3 * weights + 10_000_000
 
 
 def training_rows(
@@ -317,12 +335,11 @@ class CourseTrainer(SFTTrainer):
         assert self.run.folder is not None
         name = f"checkpoint-{self.state.global_step}"
         with checkpoints.written_whole(self.run.folder / name) as temporary:
-            self._partial = temporary.parent / f".{name}.writing"
+            self._partial = temporary  # transformers makes a folder checkpoint-N in it
             Trainer._save_checkpoint(self, model, trial)
-            for path in (self._partial / name).iterdir():
+            for path in (temporary / name).iterdir():
                 path.replace(temporary / path.name)
-            self._partial.joinpath(name).rmdir()
-            self._partial.rmdir()
+            (temporary / name).rmdir()
             lines = "\n".join(json.dumps(record) for record in self.run.history)
             checkpoints.write_text(temporary / "history.jsonl", lines + "\n")
         checkpoints.rotate(self.run.folder, self.run.recipe.save_total_limit)
@@ -455,9 +472,6 @@ def _interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
 
 def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
     assert run.folder is not None
-    weights = sum(p.numel() * p.element_size() for p in run.model.parameters() if p.requires_grad)
-    # A checkpoint holds the trained weights and two Adam moments; one is written beside another.
-    checkpoints.require_space(run.folder, 2 * 3 * weights + 10_000_000)
     checkpoints.write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
     state = json.dumps({"name": run.name, "data": hashes}, indent=1)
     checkpoints.write_text(run.folder / "run.json", state)

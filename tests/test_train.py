@@ -226,6 +226,25 @@ def test_a_full_disk_is_told_before_training(rows, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: full)
     with pytest.raises(ftlab.EnvironmentProblem, match="MB of disk are free"):
         train(brief(output_dir=str(tmp_path / "run")), rows, tiny, save=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_checkpoint_leaves_the_earlier_one(
+    rows, tiny, tmp_path, monkeypatch
+):
+    plain = CourseTrainer._save_rng_state
+
+    def full(self, folder):
+        if self.state.global_step == 2:
+            raise OSError(28, "No space left on device")
+        plain(self, folder)
+
+    monkeypatch.setattr(CourseTrainer, "_save_rng_state", full)
+    with pytest.raises(ftlab.CheckpointError, match="the disk is full"):
+        train(brief(output_dir=str(tmp_path / "run"), save_steps=1), rows, tiny, save=True)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {"recipe.yaml", "run.json", "checkpoint-1"}
+    checkpoints.verify(tmp_path / "run" / "checkpoint-1")
 
 
 def test_a_disk_that_fills_while_saving_leaves_no_half(tmp_path):

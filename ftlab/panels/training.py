@@ -23,6 +23,7 @@ from ftlab.panels.worker import Worker
 from ftlab.plots import curves
 from ftlab.recipe import Recipe
 from ftlab.svg import Picture, number
+from ftlab.train import naming_data
 
 EARLIER = 4  # runs that stay on the chart besides the pinned ones and the current one
 # Drawing competes with training: four frames a second where there are two cores, ten elsewhere.
@@ -60,11 +61,7 @@ class TrainingPanel:
         controls: Sequence[str] | None = None,
         foreground: bool | None = None,
     ) -> None:
-        if recipe.dataset is None and getattr(data, "origin", None):
-            recipe = recipe.replace(
-                dataset=data.origin
-            )  # as ftlab.train does: copies name the data
-        self.base, self.data, self.eval_data = recipe, data, eval_data
+        self.base, self.data, self.eval_data = naming_data(recipe, data), data, eval_data
         self.controls = Controls(recipe, controls, lambda change: self.train())
         if model is None:
             adapter = recipe.adapter_name_or_path

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ftlab.evaluate import wilson
 from ftlab.world.probes import (
     BATCH,
     Row,
@@ -40,20 +40,13 @@ def load_rows(data: Path, name: str) -> list[Row]:
     return json.loads(text)
 
 
-def interval(percent: float, rows: int) -> tuple[float, float]:
-    """Wilson's 95 % interval for a share of `rows`, in percent."""
-    p, z = percent / 100, 1.96
-    middle = (p + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z / (1 + z * z / rows) * math.sqrt(p * (1 - p) / rows + z * z / (4 * rows * rows))
-    return 100 * (middle - half), 100 * (middle + half)
-
-
 def line(title: str, scores: Scores, rows: int) -> str:
     """A table row: mean over the seeds, interval, and the seeds' range, for both languages."""
     cells = []
     for language in ("en", "zh"):
         values = [score[language] for score in scores]
-        low, high = interval(statistics.mean(values), rows)
+        right = round(statistics.mean(values) / 100 * rows)
+        low, high = (100 * limit for limit in wilson(right, rows))
         seeds = f"; seeds {min(values):.1f}-{max(values):.1f}" if len(values) > 1 else ""
         cells.append(f"{statistics.mean(values):.1f} ({low:.0f}-{high:.0f}{seeds})")
     return f"| {title} | {rows} | {cells[0]} | {cells[1]} |"
