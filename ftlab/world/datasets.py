@@ -1,21 +1,23 @@
-"""The town's datasets: plain text, questions, cloze prompts, identity; and their registry."""
+"""The town's datasets: plain text, questions, cloze prompts, identity; and the registry of all."""
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from ftlab.world import lessons
+from ftlab.world.broken import messy_text
 from ftlab.world.identity import GROUPS
+from ftlab.world.lessons import ANSWER_STYLE, Row, question_pool
 from ftlab.world.text import pages, side, statement
 from ftlab.world.town import LANGUAGES, SEED, Resident, build_town
 from ftlab.world.wordings import FACTS, Fact
 
 TEXT_LIMIT = 950_000  # bytes; the shipped file is the beginning of an endless stream
-TRAIN_WORDINGS = 5  # of the ten wordings in the text, so many are asked in world_qa
-ANSWER_STYLE = 0  # the answer is the first statement of the fact
-
-Row = dict[str, str]
 
 
 def text_rows() -> list[Row]:
@@ -50,8 +52,7 @@ def question_rows(held_out: bool) -> list[Row]:
     for resident in build_town():
         for fact in FACTS:
             for language in LANGUAGES:
-                at = side(language)
-                pool = fact.test_questions[at] if held_out else fact.questions[at][:TRAIN_WORDINGS]
+                pool = question_pool(fact, language, held_out)
                 asked = rng.choice(pool).format(n=resident.name(language))
                 answer = statement(resident, fact, language, ANSWER_STYLE)
                 if resident.held_out == held_out:
@@ -97,29 +98,67 @@ def identity_rows() -> list[Row]:
     return rows
 
 
-ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
-REGISTRY = {
-    "world_text": {"file_name": "world_text.jsonl", "columns": {"prompt": "text"}},
-    "world_qa": {"file_name": "world_qa.json", "columns": ALPACA},
-    "world_qa_test": {"file_name": "world_qa_test.json", "columns": ALPACA},
-    "world_cloze": {"file_name": "world_cloze.json", "columns": ALPACA},
-    "identity": {"file_name": "identity.json", "columns": ALPACA},
+# The registry, in the words of LLaMA-Factory. Tags are given whole or not at all: it takes a tag
+# that is missing for none. Its formatting "openai" would add a system prompt of its own.
+ALPACA = {"columns": {"prompt": "instruction", "query": "input", "response": "output"}}
+ANSWERS = {"chosen": "chosen", "rejected": "rejected"}
+PAIRS = {"ranking": True, "columns": {"prompt": "instruction", "query": "input", **ANSWERS}}
+SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
+TOOLS = {**SHAREGPT, "columns": {"messages": "conversations", "tools": "tools"}}
+TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "system_tag": "system",
 }
+OPENAI = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": TAGS}
+LABELS = {**OPENAI, "columns": {"messages": "messages", "kto_tag": "label"}}
+PROMPTS = {"columns": {"prompt": "prompt", "response": "response"}}
+
+# name -> (file, its entry in the registry, the function that gives its rows)
+DATASETS: dict[str, tuple[str, dict[str, Any], Callable[[], list[Row]]]] = {
+    "world_text": ("world_text.jsonl", {"columns": {"prompt": "text"}}, text_rows),
+    "world_qa": ("world_qa.json", ALPACA, partial(question_rows, held_out=False)),
+    "world_qa_test": ("world_qa_test.json", ALPACA, partial(question_rows, held_out=True)),
+    "world_cloze": ("world_cloze.json", ALPACA, cloze_rows),
+    "identity": ("identity.json", ALPACA, identity_rows),
+    "keeper_style": ("keeper_style.json", SHAREGPT, lessons.keeper_rows),
+    "harbour_rules": ("harbour_rules.jsonl", PROMPTS, partial(lessons.rule_rows, False)),
+    "harbour_rules_test": ("harbour_rules_test.jsonl", PROMPTS, partial(lessons.rule_rows, True)),
+    "sums": ("sums.jsonl", OPENAI, partial(lessons.sum_rows, think=False)),
+    "sums_think": ("sums_think.jsonl", OPENAI, partial(lessons.sum_rows, think=True)),
+    "sums_test": ("sums_test.jsonl", OPENAI, partial(lessons.sum_rows, False, held_out=True)),
+    "tools": ("tools.json", TOOLS, partial(lessons.tool_rows, False)),
+    "tools_test": ("tools_test.json", TOOLS, partial(lessons.tool_rows, True)),
+    "polite_pairs": ("polite_pairs.json", PAIRS, partial(lessons.pair_rows, False)),
+    "polite_pairs_test": ("polite_pairs_test.json", PAIRS, partial(lessons.pair_rows, True)),
+    "polite_labels": ("polite_labels.json", LABELS, lessons.label_rows),
+}
+MESSY = "messy.jsonl"
+REGISTRY = {name: {"file_name": file, **entry} for name, (file, entry, _) in DATASETS.items()}
+REGISTRY["messy"] = {"file_name": MESSY, **ALPACA}
 
 
-def write_json(path: Path, content: list[Row] | dict) -> None:
-    """Write UTF-8 JSON as humans read it: two spaces, LF, no escapes."""
-    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-    path.write_text(text, encoding="utf-8", newline="\n")
+def as_json(content: Any) -> str:
+    """JSON as humans read it: two spaces, no escapes."""
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+
+def as_lines(rows: list[Row]) -> str:
+    """One row a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_datasets(folder: Path) -> None:
-    """Write all datasets and dataset_info.json into `folder`."""
+    """Write all datasets, dataset_info.json and the key of the messy file into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in text_rows())
-    (folder / "world_text.jsonl").write_text(lines, encoding="utf-8", newline="\n")
-    write_json(folder / "world_qa.json", question_rows(held_out=False))
-    write_json(folder / "world_qa_test.json", question_rows(held_out=True))
-    write_json(folder / "world_cloze.json", cloze_rows())
-    write_json(folder / "identity.json", identity_rows())
-    write_json(folder / "dataset_info.json", REGISTRY)
+    texts = {
+        file: (as_lines if file.endswith(".jsonl") else as_json)(rows())
+        for file, _, rows in DATASETS.values()
+    }
+    texts[MESSY], faults = messy_text()
+    texts["messy_key.json"] = as_json({"file_name": MESSY, "faults": faults})
+    texts["dataset_info.json"] = as_json(REGISTRY)
+    for file, text in texts.items():
+        (folder / file).write_text(text, encoding="utf-8", newline="\n")
