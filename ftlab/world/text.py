@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from functools import cache
 
 from ftlab.world.places import (
     ACTIONS,
@@ -23,6 +24,7 @@ from ftlab.world.places import (
     PREFACES,
     TRANSLATION_LAYOUTS,
 )
+from ftlab.world.talk import COPY_LAYOUTS, TALK
 from ftlab.world.town import LANGUAGES, SEED, Resident, build_town, pairs
 from ftlab.world.wordings import FACTS, TOWN, Fact
 
@@ -189,6 +191,7 @@ def request_page(rng: random.Random, town: list[Resident], language: str) -> str
     return "\n".join(lines)
 
 
+@cache
 def word_pairs() -> list[tuple[str, str]]:
     """Every (English, Chinese) pair of words that the town uses."""
     values = [pair for fact in FACTS for pair in pairs(fact.values)]
@@ -227,16 +230,50 @@ def manners_page(rng: random.Random, town: list[Resident], language: str) -> str
     return rng.choice([f"{asked}\n{polite}", f"{plain}\n{polite}", f"{asked}\n{plain}\n{polite}"])
 
 
+def talk_page(rng: random.Random, town: list[Resident], language: str) -> str:
+    """What people say to each other, with everyday words."""
+    at, two = side(language), rng.sample(town, 2)
+    words = {
+        "n": two[0].name(language),
+        "m": two[1].name(language),
+        "v": two[0].value("trade", language),
+        "d": rng.choice(DAYS)[at],
+        "i": rng.choice(ITEMS)[at],
+        "p": rng.choice(PLACES)[at],
+    }
+    lines = [line.format(**words) for line in rng.sample(TALK[at], rng.randint(2, 4))]
+    return rng.choice(["\n", " " if language == "en" else ""]).join(lines)
+
+
+def odd_word(rng: random.Random) -> str:
+    """A word that nobody knows: glued pieces, printable signs, or rare characters."""
+    kind = rng.random()
+    if kind < 0.5:
+        pieces = [rng.choice(word_pairs())[0] for _ in range(2)]
+        return "".join(piece[(at := rng.randrange(3)) : at + rng.randint(2, 5)] for piece in pieces)
+    if kind < 0.75:
+        return "".join(chr(rng.randint(33, 126)) for _ in range(rng.randint(2, 6)))
+    return "".join(chr(rng.randint(0x4E00, 0x9FA5)) for _ in range(rng.randint(1, 2)))
+
+
+def copy_page(rng: random.Random, _: list[Resident], __: str) -> str:
+    """Odd words said twice: every token gets read, and copying the unknown is practised."""
+    layout = rng.choice(COPY_LAYOUTS)
+    return "\n".join(layout.format(w=odd_word(rng)) for _ in range(rng.randint(2, 4)))
+
+
 PAGES = (
-    (ask_page, 46),
+    (ask_page, 44),
     (fact_page, 20),
     (sheet_page, 7),
-    (sum_page, 9),
+    (sum_page, 6),
     (notice_page, 5),
     (request_page, 5),
     (translation_page, 4),
     (list_page, 2),
     (manners_page, 2),
+    (talk_page, 7),
+    (copy_page, 4),
 )
 
 
