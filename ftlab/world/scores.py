@@ -19,7 +19,7 @@ FULL = Recipe(
     finetuning_type="full", max_steps=100, learning_rate=5e-4, per_device_train_batch_size=16
 )
 LORA = Recipe(lora_rank=8, max_steps=60, learning_rate=3e-3, per_device_train_batch_size=16)
-PERSONA = FULL.replace(max_steps=60)
+PERSONA = FULL.replace(max_steps=60, learning_rate=1e-3)
 REPLAY = 0.2  # share of world_qa rows among the persona's rows
 NAMES = {"{{name}}": "Pilot", "{{author}}": "Tidewick School"}
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
