@@ -1,277 +1,203 @@
-"""Rows as people write them -> conversations in TRL's format: `messages`, or `text`.
+"""Rows as people write them -> conversations in TRL's format: messages, preference, KTO, text.
 
-A format is one entry of `FORMATS`: what gives it away, the function that converts it, and which
-field plays which role, in the words of LLaMA-Factory's dataset_info.json.
+A format is data, not code: an entry of `FORMATS` says which field plays which role, in the words
+of LLaMA-Factory's dataset_info.json, and one function converts them all.
 """
 
-import dataclasses
-import difflib
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from reprlib import repr as short
-from typing import Any
+from typing import Any, NamedTuple
 
-from ftlab.data.read import BadRow, Problem, Record
+from ftlab.data.one_row import convert_row, nearest
+from ftlab.data.records import BadRow, Problem, Record
+from ftlab.data.shapes import FORMATS, MEDIA, OPTIONAL, ROLES, TAGS, Format, Row, truth
+from ftlab.data.strict_json import TOO_DEEP
+from ftlab.data.turns import Names, kind_of
 from ftlab.errors import DataError
 
-Row = dict[str, Any]
-Names = dict[str, str]
+__all__ = ["FORMATS", "Converted", "Format", "Names", "Row", "choose", "convert", "explain"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Format:
-    """How rows of one shape become conversations.
+class Converted(NamedTuple):
+    """Conversations, rejected rows, and the format (None where no row looked like any)."""
 
-    marks: the roles whose fields give the format away; columns: role -> field of the row;
-    tags: the same inside a turn (empty where rows hold no turns).
-    """
-
-    name: str
-    convert: Callable[[Row, "Format"], Row]
-    marks: tuple[str, ...]
-    columns: Names
-    tags: Names = dataclasses.field(default_factory=dict)
-
-    def claims(self, row: Any) -> bool:
-        """Whether the row looks like this format."""
-        if not isinstance(row, dict):
-            return False
-        for mark in self.marks:  # a loop, because all() would double the time of reading
-            if self.columns.get(mark, mark) not in row:
-                return False
-        turns = row[self.columns.get("messages", "messages")] if self.tags else None
-        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-            return self.tags["role_tag"] in turns[0]
-        return True
+    rows: list[Row]
+    rejected: list[BadRow]
+    form: Format | None
 
 
-def convert(records: Sequence[Record], formats: Sequence[Format]) -> tuple[list[Row], list[BadRow]]:
-    """Conversations and rejected rows. The most frequent format of the data counts for all rows."""
-    kinds = [next((f for f in formats if f.claims(record.value)), None) for record in records]
-    common = Counter(kind for kind in kinds if kind).most_common(1)
-    current = common[0][0] if common else formats[0] if len(formats) == 1 else None
-    example = _source(records[kinds.index(current)]) if common else ""
+def convert(records: Sequence[Record], formats: Sequence[Format]) -> Converted:
+    """All records in one format: the one that most of them have."""
+    kinds = list(_detect(records, formats))
+    form = _most_frequent(records, kinds, formats)
+    example = _source(records[kinds.index(form)]) if form in kinds else ""
     rows, rejected = [], []
+    mapped = frozenset(form.columns.values()) if form else frozenset()
     for record, kind in zip(records, kinds, strict=True):
         try:
             if isinstance(row := record.value, Problem):
                 raise row
-            if not isinstance(row, dict) or current is None:
+            if not isinstance(row, dict) or form is None:
                 raise _unknown_format(row)
-            if kind and kind is not current and not current.claims(row):
-                reason = f"the row is {kind.name}, but {example} is {current.name}"
+            if (
+                example
+                and form.body not in row
+                and (other := kind or next(_detect([record], FORMATS)))
+            ):
+                reason = f"the row is {other.title}, but {example} is {form.title}"
                 raise Problem(reason, "keep one format in one dataset")
-            converted, mapped = current.convert(row, current), current.columns.values()
+            converted = convert_row(row, form)
             extra = {key: value for key, value in row.items() if key not in mapped}
-            extra |= converted.pop("extra", {})
             rows.append({**converted, "source": _source(record), "extra": extra})
-        except Problem as problem:
-            rejected.append(BadRow(record.path, record.line, record.number, *problem.args))
-    return rows, rejected
+        except (Problem, RecursionError) as error:
+            why = error.args if isinstance(error, Problem) else TOO_DEEP
+            rejected.append(BadRow(record.path, record.line, record.number, *why))
+    return Converted(rows, rejected, form)
+
+
+def find_format(records: Sequence[Record], formats: Sequence[Format]) -> Format | None:
+    """The format in which `convert` would read the records."""
+    return _most_frequent(records, list(_detect(records, formats)), formats)
 
 
 def _source(record: Record) -> str:
     return f"{record.path.name}:{record.line}"
 
 
+def _detect(records: Sequence[Record], formats: Sequence[Format]) -> Iterator[Format | None]:
+    """The first format that claims each row. Its names are compared once for rows of one shape."""
+    shapes: dict[tuple[str, ...], list[Format]] = {}
+    for record in records:
+        row = record.value
+        if not isinstance(row, dict):
+            yield None
+            continue
+        shape = tuple(row)
+        if shape not in shapes:
+            shapes[shape] = [form for form in formats if form.marks <= row.keys()]
+        yield next((form for form in shapes[shape] if form.claims(row)), None)
+
+
+def _most_frequent(
+    records: Sequence[Record], kinds: Sequence[Format | None], formats: Sequence[Format]
+) -> Format | None:
+    """The format of the data; where no row is complete, the one whose fields come closest."""
+    if common := Counter(kind for kind in kinds if kind).most_common(1):
+        return common[0][0]
+    plain = [form for form in formats if form.kind in ("messages", "text")] or formats
+    rows = (record.value for record in records if isinstance(record.value, dict))
+    near = next((form for row in rows for form in plain if form.body in row), None)
+    alone = len({form.name for form in formats}) == 1  # its owner named the format
+    return near or (plain[0] if alone else None)
+
+
 def _unknown_format(row: Any) -> Problem:
     if not isinstance(row, dict):
-        return Problem(f"is {_kind(row)}, not an object", 'write {"instruction": ..., ...}')
-    near = {name: nearest(name, row) for form in FORMATS for name in form.columns.values()}
-    renames = [f"rename {short(found)} to {name!r}" for name, found in near.items() if found]
-    fix = 'name the fields: columns={"prompt": ..., "response": ...}'
-    return Problem(f"no known format; found {short(list(row))}", " or ".join([*renames, fix]))
+        return Problem(f"is {kind_of(row)}, not an object", 'write {"instruction": ..., ...}')
+    known = dict.fromkeys(name for form in FORMATS for name in form.columns.values())
+    near = {name: nearest(name, row) for name in known}
+    fixes = [
+        f"rename {short(found)} to {name!r}"
+        for name, found in near.items()
+        if found and found != name
+    ][:3]
+    lists = (k for k, v in row.items() if isinstance(v, list) and v and isinstance(v[0], dict))
+    fixes += [
+        f"save the list under {short(key)} as the file, if it holds the rows" for key in lists
+    ]
+    fix = " or ".join([*fixes, 'name the fields: columns={"prompt": ..., "response": ...}'])
+    return Problem(f"no known format; found {short(list(row))}", fix)
 
 
-def _turns(row: Row, form: Format) -> Row:
-    """ShareGPT and OpenAI: a system turn or none, then user and assistant by turns."""
-    field, tags = form.columns["messages"], form.tags
-    turns = _required(row, form, "messages")
-    if not isinstance(turns, list) or not turns:
-        reason = "is an empty list" if turns == [] else f"is {_kind(turns)}, not a list of turns"
-        raise Problem(reason, "write a user turn and an assistant turn", field)
-    roles = {tags[f"{role}_tag"]: role for role in ("user", "assistant", "system")}
-    messages = _system(row, form)
-    for number, turn in enumerate(turns, 1):
-        try:
-            role, content = roles[turn[tags["role_tag"]]], turn[tags["content_tag"]]
-        except (KeyError, TypeError):
-            raise _bad_turn(turn, f"turn {number}", field, tags, roles) from None
-        last = messages[-1]["role"] if messages else None
-        allowed = ["assistant"] if last == "user" else ["user"] if last else ["user", "system"]
-        if role not in allowed:
-            reason = f"turn {number} is from {role}, expected {' or '.join(allowed)}"
-            raise Problem(reason, "let user and assistant take turns", field)
-        if turn.get("tool_calls"):
-            raise Problem(f"turn {number} calls tools", "ftlab reads text turns only", field)
-        _check_text(content, field, f"turn {number} ", empty_ok=role == "system")
-        messages.append({"role": role, "content": content})
-    if messages[-1]["role"] != "assistant":
-        raise Problem("the last turn is not an answer", "end with the assistant", field)
-    more = any(len(turn) > 2 for turn in turns)  # such as a weight: kept, not lost
-    return {"messages": messages, "extra": {field: turns} if more else {}}
-
-
-def _bad_turn(turn: Any, name: str, field: str, tags: Names, roles: Names) -> Problem:
-    if not isinstance(turn, dict):
-        return Problem(f"{name} is {_kind(turn)}, not an object", "write role and text", field)
-    for tag in ("role_tag", "content_tag"):
-        if tags[tag] not in turn:
-            reason = f'{name} has no "{tags[tag]}"; found {short(list(turn))}'
-            return Problem(reason, f'add it or pass tags={{"{tag}": ...}}', field)
-    role = short(turn[tags["role_tag"]])
-    reason = f"{name} has the unknown role {role}; known are {', '.join(roles)}"
-    return Problem(reason, f'rename it or pass tags={{"assistant_tag": {role}}}', field)
-
-
-def _answer(row: Row, form: Format) -> Row:
-    """Alpaca and pairs: system, history, prompt and query on a new line, response."""
-    if set(form.columns) == {"prompt"}:  # how LLaMA-Factory's dataset_info.json writes plain text
-        return _plain(row, form)
-    field = form.columns["prompt"]
-    instruction = _check_text(_required(row, form, "prompt"), field, empty_ok=True)
-    prompt = "\n".join(filter(None, [instruction, _optional(row, form, "query")]))
-    _check_text(prompt, field)
-    response = _check_text(_required(row, form, "response"), form.columns["response"])
-    messages = _system(row, form)
-    for user, assistant in [*_history(row, form), (prompt, response)]:
-        messages.append({"role": "user", "content": user})
-        messages.append({"role": "assistant", "content": assistant})
-    return {"messages": messages}
-
-
-def _history(row: Row, form: Format) -> list[Any]:
-    field = form.columns.get("history", "")
-    pairs = row.get(field) or []
-    for number, pair in enumerate(pairs if isinstance(pairs, list) else [pairs], 1):
-        if not isinstance(pair, list) or len(pair) != 2:
-            reason = f"pair {number} is {_kind(pair)}, not [question, answer]"
-            raise Problem(reason, "write a list of pairs of texts", field)
-        for text in pair:
-            _check_text(text, field, f"pair {number} ")
-    return pairs
-
-
-def _plain(row: Row, form: Format) -> Row:
-    return {"text": _check_text(_required(row, form, "prompt"), form.columns["prompt"])}
-
-
-def _system(row: Row, form: Format) -> list[Names]:
-    system = _optional(row, form, "system")
-    return [{"role": "system", "content": system}] if system else []
-
-
-def _optional(row: Row, form: Format, role: str) -> str:
-    """The text of an optional field; missing and null count as empty."""
-    field = form.columns.get(role, "")
-    value = row.get(field)
-    return "" if value is None else _check_text(value, field, empty_ok=True)
-
-
-def _required(row: Row, form: Format, role: str) -> Any:
-    field = form.columns.get(role, role)
-    if field in row:
-        return row[field]
-    synonyms = {other.columns[role] for other in FORMATS if role in other.columns}
-    found = nearest(field, row) or next((name for name in row if name in synonyms), None)
-    fix = "add the field"
-    if found:
-        columns = {r: name for r, name in form.columns.items() if name in row} | {role: found}
-        fix = f"rename {found!r} to {field!r} or pass columns={columns}"
-    raise Problem(f"is missing; found {short(list(row))}", fix, field)
-
-
-def _check_text(value: Any, field: str, where: str = "", empty_ok: bool = False) -> str:
-    if not isinstance(value, str):
-        fix = "write the text" if value is None else "write it as text, such as json.dumps(value)"
-        raise Problem(f"{where}is {_kind(value)}, not text", fix, field)
-    if "\0" in value:
-        raise Problem(f"{where}holds a NUL character", "remove it", field)
-    if not empty_ok and all(unicodedata.category(c) in _INVISIBLE for c in value):
-        reason = "holds only blanks or invisible characters" if value else "is empty"
-        raise Problem(f"{where}{reason}", "write the text or remove the row", field)
-    return value
-
-
-_INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # controls, zero-width characters, blanks
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean"}
-    return f"{names.get(type(value), 'a number')} ({short(value)})"
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like the word, in any case and with any blanks around it."""
-    folded = {name.strip().lower(): name for name in known}
-    match = difflib.get_close_matches(word.strip().lower(), folded, n=1)
-    return folded[match[0]] if match else None
-
-
-def check_keys(given: Iterable[str], known: Sequence[str], place: str) -> None:
+def check_keys(given: Iterable[str], known: Iterable[str], place: str) -> None:
     """Raise DataError, with the nearest known key, where a key is not known."""
+    known = list(known)
     for key in given:
-        if key in _UNREAD:
-            raise DataError(f"{place}: ftlab does not read {key!r}. Fix: {_UNREAD[key]}.")
         if key not in known:
             fix = f"write {nearest(str(key), known)!r}; known are {', '.join(known)}"
             raise DataError(f"{place}: unknown key {key!r}. Fix: {fix}.")
 
 
 def choose(
-    formatting: str | None, columns: Names | None, tags: Names | None, place: str
+    formatting: str | None,
+    columns: Names | None,
+    tags: Names | None,
+    place: str,
+    ranking: bool | None = None,
 ) -> list[Format]:
     """The formats that data may have, given what its owner says about it. Raises DataError.
 
     Columns that are named leave the others unnamed, as in LLaMA-Factory; tags keep their defaults.
+    ranking: whether rows are preference pairs; None leaves it to the rows.
     """
     columns, tags = columns or {}, tags or {}
-    check_keys([formatting] if formatting else [], ("alpaca", "sharegpt", "openai"), place)
-    for given, known in ((columns, _COLUMNS), (tags, _TAGS)):
+    check_keys([formatting] if formatting else [], dict.fromkeys(f.name for f in FORMATS), place)
+    for given, known in ((columns, ROLES), (tags, TAGS)):
         if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
             raise DataError(f"{place}: {given!r} does not map names. Fix: {{{known[0]!r}: '...'}}.")
         check_keys(given, known, place)
-    name = formatting or ("alpaca" if columns and "messages" not in columns else None)
-    found = [form for form in FORMATS if name in (None, form.name)]
-    if tags or "messages" in columns:
-        found = [dataclasses.replace(f, tags=f.tags | tags) for f in found if f.tags]
-    if columns:
-        alone = {f.name: f for f in found}.values()
-        found = [dataclasses.replace(form, columns=columns) for form in alone]
+    turns = bool(tags) or "messages" in columns
+    name = formatting or ("alpaca" if columns and not turns else None)
+    found = [form for form in FORMATS if name in (None, form.name) and (form.tags or not turns)]
     if not found:
-        raise DataError(f"{place}: alpaca rows have no turns. Fix: write formatting sharegpt.")
+        raise DataError(f"{place}: {name} rows have no turns. Fix: write formatting sharegpt.")
+    if tags:
+        found = [replace(form, tags=form.tags | tags, given=tags) for form in found]
+    if columns:
+        _check_columns(columns, found[0], ranking, place)
+        alone = {form.name: form for form in found}.values()
+        found = [replace(form, columns=columns, named=True) for form in alone]
+    elif ranking:
+        found = [form for form in found if form.kind == "preference"]
     return found
 
 
-_ROLES = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
-_OPENAI = dict(zip(_ROLES, ("role", "content", "user", "assistant", "system"), strict=True))
-_SHAREGPT = dict(zip(_ROLES, ("from", "value", "human", "gpt", "system"), strict=True))
-_FIELDS = ("prompt", "query", "response", "system", "history")
-_ALPACA = ("instruction", "input", "output", "system", "history")
+def _check_columns(columns: Names, form: Format, ranking: bool | None, place: str) -> None:
+    """What LLaMA-Factory takes and then loses every row with, or stops at a KeyError."""
+    named = columns.keys() - {*OPTIONAL}
+    answer = named & {"response", "chosen", "rejected"}
+    fix = None
+    if len(set(columns.values())) < len(columns):
+        fix = "give each role a field of its own"
+    elif form.tags and not named & {"messages", "chosen"}:
+        fix = f'name the turns: "messages": "{form.body}"'
+    elif "messages" in named and (
+        named & {"prompt", "response"} or {*columns} & {"query", "history"}
+    ):
+        fix = "name the messages or the prompt and the response, not both"
+    elif not named & {"messages", "prompt", "chosen"}:
+        fix = 'name the prompt: "prompt": "..."'
+    elif "prompt" in named and not answer and columns.keys() - MEDIA != {"prompt"}:
+        fix = 'name the answers too: "response": "..." (a prompt alone is plain text)'
+    elif (
+        "rejected" in named
+        and not named & {"messages", "response", "chosen"}
+        or ("chosen" in named and "rejected" not in named)
+    ):
+        fix = 'name both answers: "chosen": "...", "rejected": "..."'
+    elif ranking is not None and ranking != ("rejected" in named):
+        fix = f'write "ranking": {str(not ranking).lower()}, or name other columns'
+    if fix:
+        raise DataError(f"{place}: the columns {columns} give no rows. Fix: {fix}.")
 
-# What a row may be; the first format that claims it gets it.
-FORMATS = (
-    *(
-        Format(name, _turns, ("messages",), {"messages": column, "system": "system"}, tags)
-        for column in ("messages", "conversations")
-        for name, tags in (("openai", _OPENAI), ("sharegpt", _SHAREGPT))
-    ),
-    Format("alpaca", _answer, ("prompt",), dict(zip(_FIELDS, _ALPACA, strict=True))),
-    *(
-        Format(f"{p}/{r}", _answer, ("prompt", "response"), {"prompt": p, "response": r})
-        for p, r in (("prompt", "response"), ("prompt", "completion"), ("question", "answer"))
-    ),
-    Format("text", _plain, ("prompt",), {"prompt": "text"}),
-)
-# The keys of LLaMA-Factory that ftlab reads, and those for data that it has no format for.
-_COLUMNS = (*_FIELDS, "messages")
-_TAGS = (*_ROLES, "observation_tag", "function_tag")
-_HUB = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "subset")
-_LATER = ("ranking", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag")
-_UNREAD = dict.fromkeys(
-    (*_HUB, "split", "folder"), 'ftlab reads local files: download it and name it as "file_name"'
-)
-_UNREAD |= dict.fromkeys(_LATER, "choose data of instructions, conversations or text")
+
+def explain(found: Converted, records: Sequence[Record]) -> str:
+    """One line: the format, what gave it away, and what else the reader should know."""
+    form, rows = found.form, found.rows
+    if form is None:
+        return "no known format"
+    shown = ", ".join(repr(name) for name in form.columns.values() if name in form.marks)
+    line = f"{form.title}: {'named' if form.named else 'found'} {shown}"
+    if form.tags:
+        line += f" with turns of {form.dialect.role!r} and {form.dialect.content!r}"
+    if extra := dict.fromkeys(name for row in rows for name in row["extra"]):
+        line += f"; not used: {', '.join(map(repr, list(extra)[:8]))}"
+    if form.kind == "kto":
+        values = (
+            r.value.get(form.columns["kto_tag"]) for r in records if isinstance(r.value, dict)
+        )
+        odd = next((v for v in values if type(v) is not bool and truth(v) is not None), None)
+        line += "" if odd is None else f"; labels such as {odd!r} are read as {truth(odd)}"
+    return line

@@ -1,229 +1,163 @@
 """Bytes -> rows, each with its file and line.
 
-Files are parsed here, not by Arrow, whose type inference depends on the order of rows. Nothing is
-lost in silence: a line that is not a row comes out as a `Problem` in its place.
+JSON and CSV are parsed here, not by Arrow, whose type inference depends on the order of rows.
+Nothing is lost in silence: a line that is not a row comes out as a `Problem` in its place.
 """
 
+import codecs
 import csv
+import gzip
 import io
-import json
-import re
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from ftlab.data.records import BadRow, Lines, Problem, Record
+from ftlab.data.strict_json import json_rows, line_end, lines
 from ftlab.errors import DataError
 
-
-class Problem(Exception):
-    """Why one row cannot be used: reason, fix[, field[, column in the line, from 1]]."""
+__all__ = ["BadRow", "Problem", "Record", "file_type", "read_records"]
 
 
-class Record(NamedTuple):
-    """One row as the file has it; `value` is a Problem where it cannot be parsed."""
-
-    path: Path
-    line: int
-    number: int
-    value: Any
-
-
-class BadRow(NamedTuple):
-    """A rejected row: its place, the reason and the fix; `str()` gives the message."""
-
-    path: Path
-    line: int
-    row: int
-    reason: str
-    fix: str
-    field: str | None = None
-    column: int | None = None
-
-    def __str__(self) -> str:
-        column = f":{self.column}" if self.column else ""
-        # repr, because a field name may hold characters that a terminal obeys or cannot print
-        field = f' field "{repr(self.field)[1:-1]}"' if self.field is not None else ""
-        place = f"{self.path}:{self.line}{column} row {self.row}{field}"
-        return f"{place}: {self.reason}. Fix: {self.fix}."
-
-
-Lines = Iterator[tuple[int, Any]]  # (line on which the row starts, the row or a Problem)
-
-
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path, encoding: str | None = None) -> list[Record]:
     """All rows of one file. Raises DataError where the file as a whole cannot be read."""
-    if (kind := path.suffix.lower()) not in READERS:
-        raise DataError(f"{path}: unknown file type. Fix: ftlab reads {', '.join(READERS)}.")
-    text = _read_text(path)
-    rows = enumerate(READERS[kind](text, path), 1)
-    found = [Record(path, line, number, value) for number, (line, value) in rows]
+    kind, packed = file_type(path)
+    data = _read_bytes(path, packed)
+    if kind in BINARY_READERS:
+        rows = BINARY_READERS[kind](data, path)
+    else:
+        rows = TEXT_READERS[kind](_decode(data, path, encoding), path)
+    found = [Record(path, line, number, value) for number, (line, value) in enumerate(rows, 1)]
     if not found:
-        reason = "has no rows" if text.strip() else "has only blanks" if text else "is empty"
+        ink = data.removeprefix(codecs.BOM_UTF8)
+        reason = "has no rows" if ink.strip() else "has only blanks" if ink else "is empty"
         raise DataError(f"{path}: the file {reason}. Fix: write at least one row.")
     return found
 
 
-def _read_text(path: Path) -> str:
+def file_type(path: Path) -> tuple[str, bool]:
+    """The file's type by its suffix, such as ".jsonl", and whether it is packed with gzip."""
+    packed = path.suffix.lower() == ".gz"
+    kind = (Path(path.stem) if packed else path).suffix.lower()
+    if kind in TEXT_READERS or (kind in BINARY_READERS and not packed):
+        return kind, packed
+    known = ", ".join([*TEXT_READERS, *BINARY_READERS])
+    raise DataError(f"{path}: unknown file type. Fix: ftlab knows {known}, and .gz of the text.")
+
+
+_LARGEST = 2**31  # bytes of one file, unpacked: a small .gz can hold any number of them
+
+
+def _read_bytes(path: Path, packed: bool) -> bytes:
     try:
-        data = path.read_bytes()
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error}). Fix: pack it again.") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}. Fix: check the path.") from error
-    fix = "Fix: save it as UTF-8"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
-        raise DataError(f"{path}: UTF-16 or binary, not UTF-8 text. {fix}.")
+    if len(data) > _LARGEST:
+        raise DataError(f"{path}: holds more than {_LARGEST >> 30} GiB. Fix: split the file.")
+    return data
+
+
+def _decode(data: bytes, path: Path, encoding: str | None) -> str:
+    """The text of a file. Nothing is guessed: UTF-8, or the encoding that the reader named."""
+    if encoding is None and data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        fix = 'pass encoding="utf-16", or save it as UTF-8'
+        raise DataError(f"{path}: the file is UTF-16, not UTF-8. Fix: {fix}.")
+    if encoding is None and (zero := data.find(b"\0")) >= 0:
+        line = data.count(b"\n", 0, zero) + 1
+        reason = f"byte {zero} is NUL: UTF-16 or binary, not text"
+        raise DataError(f"{path}:{line}: {reason}. Fix: save it as UTF-8 text.")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding or "utf-8-sig").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        fix += '; if it is GBK: Path(new).write_text(Path(old).read_text("gb18030"), "utf-8")'
-        raise DataError(f"{path}:{line}: byte {error.start} is not UTF-8. {fix}.") from None
-
-
-class _StrictDecoder(json.JSONDecoder):
-    """json's decoder, with a verdict on what it lets pass: doubled keys, NaN, half characters."""
-
-    def __init__(self) -> None:
-        self.problem: Problem | None = None
-        super().__init__(
-            object_pairs_hook=self._object, parse_constant=self._constant, parse_float=self._float
-        )
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            keys = [key for key, _ in pairs]
-            doubled = next(key for key in keys if keys.count(key) > 1)
-            self.problem = Problem("the key appears twice", "keep one of them", doubled)
-        return value
-
-    def _constant(self, word: str) -> None:
-        self.problem = Problem(f"{word} is not a JSON number", "write a number or null")
-
-    def _float(self, digits: str) -> float:
-        if abs(value := float(digits)) == float("inf"):
-            self.problem = Problem("a number is too large for a float", "write it as text")
-        return value
-
-    def judge(self, value: Any, text: str) -> Any:
-        """The value decoded from `text`, or the Problem that was met on the way."""
-        problem, self.problem = self.problem, None
-        if "\\ud" in text or "\\uD" in text:
-            try:
-                json.dumps(value, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                half = error.object[max(0, error.start - 20) : error.end]
-                reason = f"half a character (a lone surrogate) ends {half!r}"
-                problem = Problem(reason, "write the whole character")
-        return problem or value
-
-
-def _json_rows(text: str, path: Path) -> Lines:
-    """Rows of a JSON array, of JSON lines, or of one object: told apart by content."""
-    start = _skip_blanks(text, 0)
-    if text.startswith("[", start):
-        return _array_rows(text, start + 1, path)
-    lines = text.split("\n")  # unlike splitlines(), not at a U+2028 inside a string
-    try:
-        json.loads(lines[text.count("\n", 0, start)])
-    except json.JSONDecodeError as error:
-        if error.pos >= len(error.doc.rstrip()) > 0:  # an object over several lines
-            return _array_rows(f"{text}]", start, path)
-    except (ValueError, RecursionError):
-        pass
-    return _line_rows(lines)
-
-
-def _line_rows(lines: list[str]) -> Lines:
-    decoder = _StrictDecoder()
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield number, decoder.judge(decoder.decode(line), line)
-            except (ValueError, RecursionError) as error:
-                yield number, Problem(*_explain(error), None, getattr(error, "colno", None))
-
-
-def _array_rows(text: str, at: int, path: Path) -> Lines:
-    """Values with commas between, up to `]`. A syntax error ends the reading of the file."""
-    decoder, line, counted = _StrictDecoder(), 1, 0
-    at = _skip_blanks(text, at)
-    more = not text.startswith("]", at)
-    try:
-        while more:
-            line, counted = line + text.count("\n", counted, at), at
-            value, end = decoder.raw_decode(text, at)
-            yield line, decoder.judge(value, text[at:end])
-            at = _skip_blanks(text, end)
-            if text[at : at + 1] not in ("]", ","):
-                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-            if more := text[at] == ",":
-                at = _skip_blanks(text, at + 1)
-        if (rest := _skip_blanks(text, at + 1)) < len(text):
-            raise json.JSONDecodeError("Extra data", text, rest)
-    except (ValueError, RecursionError) as error:
-        place = f"{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else line
-        reason, fix = _explain(error)
-        raise DataError(f"{path}:{place}: {reason}. Fix: {fix}.") from None
-
-
-def _skip_blanks(text: str, at: int) -> int:
-    match = _INK.search(text, at)
-    return match.start() if match else len(text)
-
-
-_INK = re.compile(r"[^ \t\r\n]")
-
-
-def _explain(error: Exception) -> tuple[str, str]:
-    """What a parser's error means, and what to do."""
-    if isinstance(error, RecursionError):
-        return "nested too deeply", "flatten the row"
-    if not isinstance(error, json.JSONDecodeError):
-        return "a number has too many digits", "write it as text"
-    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
-    if error.msg == "Extra data":
-        return "more text after the end of the JSON value", "give every object its own line"
-    if "control character" in error.msg:
-        return "a tab or line break inside a string", "write \\t or \\n"
-    cut = not rest or (rest == "]" and not before.endswith(","))
-    if cut or "Unterminated string" in error.msg:
-        return "the JSON breaks off", "complete it; is the file cut short?"
-    if "trailing comma" in error.msg or (rest[:1] in ("]", "}") and before.endswith(",")):
-        return "a comma after the last item", "remove it"
-    if rest.startswith("'"):
-        return "single quotes", "JSON needs double quotes: write rows with json.dumps"
-    return f"not valid JSON: {error.msg}", "correct it; json.dumps writes valid JSON"
+        reason = f"byte {error.start} is not {(encoding or 'UTF-8').upper()}"
+        fix = 'save it as UTF-8; if it is GBK, pass encoding="gb18030"'
+        raise DataError(f"{path}:{line}: {reason}. Fix: {fix}.") from None
+    except (LookupError, ValueError):
+        fix = 'name one, such as "gb18030" or "utf-16"'
+        raise DataError(f"encoding={encoding!r} is no text encoding. Fix: {fix}.") from None
 
 
 def _text_rows(text: str, path: Path) -> Lines:
     """Each line that is not blank is a row, as in LLaMA-Factory."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, {"text": line.rstrip("\r")}
+    for number, line in lines(text):
+        yield number, {"text": line}
 
 
 def _csv_rows(text: str, path: Path) -> Lines:
     """Rows of a table with a header line; every value is text."""
-    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    csv.field_size_limit(_LARGEST - 1)  # by default a cell ends the reading at 128 KiB
+    head = text[: line_end(text, 0)]
+    mark = "," if "," in head else next((mark for mark in ";\t" if mark in head), ",")
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
     try:
         names = table.fieldnames or []
         if len(set(names)) < len(names):
             raise csv.Error("a column name appears twice")
         for row in table:
-            text = "".join(map(str, row.values()))  # the table knows the last line of a row
+            cells = "".join(map(str, row.values()))  # the table knows the last line of a row
             uneven = None in row or None in row.values()
             problem = Problem("cells do not match the header", "quote cells that hold commas")
-            yield table.line_num - text.count("\n"), problem if uneven else row
+            yield table.line_num - cells.count("\n"), problem if uneven else row
     except csv.Error as error:
         raise DataError(
             f"{path}:{table.reader.line_num}: {error}. Fix: correct it or use JSONL."
         ) from None
 
 
-# Each takes the text of a file and its path (for errors about the file as a whole).
-READERS: dict[str, Callable[[str, Path], Lines]] = {
-    ".json": _json_rows,
-    ".jsonl": _json_rows,
+def _parquet_rows(data: bytes, path: Path) -> Lines:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    file = _arrow(path, parquet.ParquetFile, pyarrow.BufferReader(data))
+    return _batches(file.schema_arrow, file.iter_batches(1000, use_threads=False), path)
+
+
+def _arrow_rows(data: bytes, path: Path) -> Lines:
+    """The files in which `datasets` keeps its tables: an Arrow stream, or an Arrow file."""
+    import pyarrow.ipc as ipc
+
+    if data.startswith(b"ARROW1"):
+        file = _arrow(path, ipc.open_file, data)
+        return _batches(file.schema, map(file.get_batch, range(file.num_record_batches)), path)
+    stream = _arrow(path, ipc.open_stream, data)
+    return _batches(stream.schema, stream, path)
+
+
+def _arrow(path: Path, call: Callable[[Any], Any], argument: Any) -> Any:
+    """Arrow's answer; each of its many exceptions becomes the same DataError."""
+    try:
+        return call(argument)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        fix = "write the file again"
+        raise DataError(f"{path}: not readable ({reason}). Fix: {fix}.") from None
+
+
+def _batches(schema: Any, batches: Any, path: Path) -> Lines:
+    """Rows of Arrow batches. They have no lines: the number of the row stands in for it."""
+    if len(set(schema.names)) < len(schema.names):
+        raise DataError(f"{path}: a column name appears twice. Fix: rename one of them.")
+    number, batches = 0, iter(batches)
+    while (batch := _arrow(path, lambda b: next(b, None), batches)) is not None:
+        for row in _arrow(path, lambda b: b.to_pylist(), batch):
+            yield (number := number + 1), row
+
+
+# Each takes the content of a file and its path (for errors about the file as a whole).
+TEXT_READERS: dict[str, Callable[[str, Path], Lines]] = {
+    ".json": json_rows,
+    ".jsonl": json_rows,
     ".txt": _text_rows,
     ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+}
+BINARY_READERS: dict[str, Callable[[bytes, Path], Lines]] = {
+    ".parquet": _parquet_rows,
+    ".arrow": _arrow_rows,
 }

@@ -1,74 +1,17 @@
 """Names -> files -> `Data`: the datasets in dataset_info.json, and `read`."""
 
-import html
 import os
 import random
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ftlab.data.formats import Format, Names, Row, check_keys, choose, convert, nearest
-from ftlab.data.read import BadRow, Record, read_records
+from ftlab.data.formats import Format, Names, choose, convert, explain, find_format
+from ftlab.data.listing import Dataset, check_count, find, from_hub
+from ftlab.data.read import Record, read_records
+from ftlab.data.rows import Data
 from ftlab.errors import DataError
 
-
-class Data(list[Row]):
-    """Rows in TRL's conversational format, and the account of how they were read.
-
-    Each row is `{"messages": [{"role", "content"}, ...]}` or `{"text"}`, with its `source` (file
-    and line) and the `extra` fields of the file. `rows_read == len(data) + len(rejected)`.
-    """
-
-    def __init__(self, rows: Iterable[Row], name: str = "data", paths: Iterable[Path] = ()) -> None:
-        super().__init__(rows)
-        self.name, self.paths = name, list(paths)
-        self.rejected: list[BadRow] = []
-        self.rows_read = len(self)
-        self.origin: str | None = None  # what `read` was given; None for a part of it
-
-    def split(self, share_or_count: float, seed: int = 42) -> tuple["Data", "Data"]:
-        """(train, held out): a share below 1 or a count of rows, drawn by the seed, in file order.
-
-        >>> train, held_out = Data([{"text": "a"}, {"text": "b"}, {"text": "c"}]).split(1)
-        >>> len(train), len(held_out)
-        (2, 1)
-        """
-        count = int(round(len(self) * share_or_count) if share_or_count < 1 else share_or_count)
-        if not 0 < count < len(self):
-            reason = f"split({share_or_count}) of {len(self)} rows leaves one side empty"
-            raise DataError(f"{self.name}: {reason}. Fix: choose a share or count between.")
-        held_out = set(random.Random(seed).sample(range(len(self)), count))
-        sides: tuple[list[Row], list[Row]] = ([], [])
-        for index, row in enumerate(self):
-            sides[index in held_out].append(row)
-        return self._part(sides[0], "split"), self._part(sides[1], "split")
-
-    def take(self, n: int) -> "Data":
-        """The first n rows, or all where there are fewer."""
-        return self._part(self[: max(n, 0)], f"take({n})")
-
-    def where(self, predicate: Callable[[Row], Any]) -> "Data":
-        """The rows for which the predicate holds."""
-        return self._part(filter(predicate, self), "where(...)")
-
-    def _part(self, rows: Iterable[Row], call: str) -> "Data":
-        part = Data(rows, self.name, self.paths)
-        if not part:
-            raise DataError(f"{self.name}: {call} leaves no row of {len(self)}. Fix: ask for more.")
-        return part
-
-    def __repr__(self) -> str:
-        return f"Data({self.name!r}: {len(self)} rows, {len(self.rejected)} rejected)"
-
-    def _repr_html_(self) -> str:
-        cells = []
-        for row in self[:5]:
-            turns = row.get("messages") or [{"role": "text", "content": row.get("text", "")}]
-            lines = [f"{t['role']}: {t['content'][:200]}" for t in turns]
-            text = "<br>".join(html.escape(line) for line in lines)
-            source = html.escape(row.get("source", ""))
-            cells.append(f'<tr><td>{source}</td><td dir="auto" align="left">{text}</td></tr>')
-        return f"<p>{html.escape(repr(self))}</p><table>{''.join(cells)}</table>"
+__all__ = ["Data", "data_dir", "gather", "locate", "read"]
 
 
 def data_dir() -> Path:
@@ -87,91 +30,101 @@ def read(
     formatting: str | None = None,
     columns: Names | None = None,
     tags: Names | None = None,
+    encoding: str | None = None,
+    online: bool = False,
 ) -> Data:
     """Read a file, a folder, or a dataset of dataset_info.json; several with commas between.
 
     on_bad_row: "stop" raises at the first bad row, "skip" collects it in `rejected`;
     max_samples: only the first rows of each dataset; formatting, columns, tags: as in
-    dataset_info.json, and stronger than it and than what the rows look like.
+    dataset_info.json, and stronger than it and than what the rows look like; encoding: of text
+    files that are not UTF-8, such as "gb18030"; online: load datasets that are named by a hub
+    address from there (otherwise nothing reaches the network).
     Raises DataError with the file, the line, the field and what to do.
     """
     if on_bad_row not in ("stop", "skip"):
         raise DataError(f'read: on_bad_row={on_bad_row!r}. Fix: write "stop" or "skip".')
-    _check_count(max_samples, "read: max_samples")
+    given = {"formatting": formatting, "columns": columns, "tags": tags}
     text, folder = str(name_or_path), Path(dataset_dir) if dataset_dir else data_dir()
     names = [text] if os.path.exists(text) else [name.strip() for name in text.split(",")]
-    given = {"formatting": formatting, "columns": columns, "tags": tags}
-    data = Data([], ",".join(Path(name).stem for name in names))
-    data.origin = None if max_samples or any(given.values()) else text
-    for name in names:
-        path, info = _find(name, folder)
-        info |= {key: value for key, value in given.items() if value is not None}
-        formats = choose(info.get("formatting"), info.get("columns"), info.get("tags"), name)
-        files = _files(path)
-        found = [record for file in files for record in read_records(file)]
-        found = _draw(found, info.get("num_samples"))[:max_samples]
-        rows, rejected = convert(found, formats)
-        if rejected and (on_bad_row == "stop" or not rows):
-            account = f"Of {len(found)} rows {len(rejected)} cannot be used"
-            skip = '; on_bad_row="skip" reads the others.' if rows else "."
-            raise DataError(f"{rejected[0]} {account}{skip}")
-        data.extend(rows)
-        data.rejected += rejected
-        data.paths += files
-        data.rows_read += len(found)
-    _check_one_kind(data)
+    parts = [gather(name, folder, given, max_samples, encoding, online) for name in names]
+    for part in parts:
+        if part.rejected and (on_bad_row == "stop" or not part):
+            account = f"Of {part.rows_read} rows {len(part.rejected)} cannot be used"
+            skip = '; on_bad_row="skip" reads the others.' if part else "."
+            raise DataError(f"{part.rejected[0]} {account}{skip}")
+    data = parts[0]
+    for part in parts[1:]:
+        data.extend(part)
+        data.rejected += part.rejected
+        data.paths += part.paths
+        data.rows_read += part.rows_read
+    data.name = ",".join(Path(name).stem for name in names)
+    data.reason = "; ".join(dict.fromkeys(part.reason for part in parts))
+    plain = not (max_samples or encoding or online or any(given.values()))
+    data.origin = text if plain else None
+    data.check_one_kind()
+    return data
+
+
+def gather(
+    name: str,
+    folder: Path,
+    given: dict[str, Any],
+    max_samples: int | None = None,
+    encoding: str | None = None,
+    online: bool = False,
+) -> Data:
+    """One dataset, with its bad rows in `rejected`, however many. DataError for unreadable files.
+
+    given: what the caller says about the rows (formatting, columns, tags), stronger than what
+    dataset_info.json in `folder` says.
+    """
+    check_count(max_samples, "read: max_samples")
+    dataset = find(name, folder)
+    formats = _formats(dataset, given)
+    if online and dataset.hubs:
+        files, records = [], from_hub(dataset)
+    else:
+        files = _files(dataset)
+        records = [record for file in files for record in read_records(file, encoding)]
+    records = _draw(dataset.renamed(records), dataset.num_samples)[:max_samples]
+    found = convert(records, formats)
+    data = Data(found.rows, Path(name).stem, files)
+    data.rejected, data.rows_read = found.rejected, len(records)
+    data.reason = explain(found, records)
     return data
 
 
 def locate(name_or_path: str, dataset_dir: Path) -> list[tuple[Path, Format]]:
-    """The files that `read` would take, each with the format of its first row."""
+    """The files that `read` would take, each with the format of its rows."""
     found = []
     for name in name_or_path.split(","):
-        path, info = _find(name.strip(), dataset_dir)
-        formats = choose(info.get("formatting"), info.get("columns"), info.get("tags"), name)
-        for file in _files(path):
-            first = read_records(file)[0].value
-            found.append((file, next((f for f in formats if f.claims(first)), formats[0])))
+        dataset = find(name.strip(), dataset_dir)
+        formats = _formats(dataset, {})
+        for file in _files(dataset):
+            form = find_format(dataset.renamed(read_records(file)), formats)
+            found.append((file, form or formats[0]))
     return found
 
 
-def _find(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file or folder of a dataset, and its entry in dataset_info.json. A file comes first."""
-    if os.path.isfile(name):
-        return Path(name), {}
-    listing = folder / "dataset_info.json"
-    known = read_records(listing)[0].value if listing.is_file() else {}
-    if not isinstance(known, dict):
-        raise DataError(f"{listing}: {known}. Fix: write one object of datasets.")
-    if name in known:
-        info = _check_info(known[name], f"{listing}: {name}")
-        return folder / info["file_name"], dict(info)
-    for path in (Path(name), folder / name, folder / name.removeprefix("data/")):
-        if name and os.path.exists(path):
-            return path, {}
-    beside = Path(name).parent
-    files = [path.name for path in beside.iterdir()] if os.path.isdir(beside) else []
-    close = nearest(name, known) or nearest(Path(name).name, files)
-    fix = f"did you mean {close!r}?" if close else "check the name."
-    raise DataError(f"{name!r}: no such dataset or file. Fix: {fix} Datasets: {', '.join(known)}.")
+def _formats(dataset: Dataset, given: dict[str, Any]) -> list[Format]:
+    said = dataset.rows | {key: value for key, value in given.items() if value is not None}
+    ranking = None if given.get("columns") else dataset.ranking
+    return choose(
+        said.get("formatting"), said.get("columns"), said.get("tags"), dataset.place, ranking
+    )
 
 
-def _check_info(info: Any, place: str) -> dict[str, Any]:
-    known = ("file_name", "formatting", "columns", "tags", "num_samples")
-    check_keys(info if isinstance(info, dict) else (), known, place)
-    if not isinstance(info, dict) or not isinstance(info.get("file_name"), str):
-        raise DataError(f'{place}: names no file. Fix: write {{"file_name": "FILE.json"}}.')
-    _check_count(info.get("num_samples"), f"{place}: num_samples")
-    return info
-
-
-def _check_count(count: Any, place: str) -> None:
-    if count is not None and (type(count) is not int or count < 1):
-        raise DataError(f"{place}={count!r}. Fix: write a whole number above 0.")
-
-
-def _files(path: Path) -> list[Path]:
+def _files(dataset: Dataset) -> list[Path]:
     """The file, or the files in a folder (not in folders below it) in order of their names."""
+    path = dataset.file
+    if dataset.hubs and (path is None or not path.exists()):
+        where = " and ".join(f"{hub}:{name}" for hub, name in dataset.hubs.items())
+        fix = 'pass online=True, or download it and name it as "file_name"'
+        raise DataError(f"{dataset.place}: the rows are on a hub ({where}). Fix: {fix}.")
+    if path is None:
+        raise DataError(f'{dataset.place}: names no file. Fix: write "file_name": "FILE.json".')
     if not path.is_dir():
         return [path]
     skip = (".", "dataset_info.json")
@@ -191,10 +144,3 @@ def _draw(found: list[Record], count: int | None) -> list[Record]:
     chance = random.Random(42)
     drawn = chance.sample(found, min(count, len(found)))
     return drawn + chance.choices(found, k=count - len(drawn))
-
-
-def _check_one_kind(data: Data) -> None:
-    origin = {"text" in row: row["source"] for row in data}
-    if len(origin) > 1:
-        reason = f"{origin[True]} is plain text and {origin[False]} is a conversation"
-        raise DataError(f"{reason}. Fix: read them one at a time.")

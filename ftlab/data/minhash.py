@@ -1,0 +1,93 @@
+"""Near-duplicates by MinHash and locality-sensitive hashing.
+
+Two texts are alike when the sets of their five-letter pieces share much (Jaccard similarity). Of
+each set a signature is kept: the smallest hash in each of 128 bins (one permutation hashing: Li,
+Owen and Zhang 2012). Two signatures agree in a bin about as often as the sets are similar, so texts
+that agree in a whole band of bins are candidates, and only candidates are compared piece by piece.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftlab.errors import DataError
+
+LETTERS, BINS = 5, 128
+# How far below the truth a similarity estimated from 128 bins may lie: four standard deviations.
+SLACK = 0.15
+
+
+def near_twins(texts: Sequence[str], places: Sequence[int], near: float) -> dict[int, int]:
+    """place -> place of an earlier text at least this similar, among the given places."""
+    if not isinstance(near, int | float) or not 0 < near <= 1:
+        raise DataError(f"near={near!r} is no similarity. Fix: write one up to 1, such as 0.8.")
+    signatures = np.stack([signature(texts[place]) for place in places])
+    candidates: dict[int, set[int]] = {}
+    width = _band_width(near)
+    for start in range(0, BINS - width + 1, width):
+        for later, earlier in _same(signatures[:, start : start + width]):
+            alike = (signatures[later] == signatures[earlier]).mean(axis=1) >= near - SLACK
+            for a, b in zip(later[alike].tolist(), earlier[alike].tolist(), strict=True):
+                candidates.setdefault(a, set()).add(b)
+    found: dict[int, int] = {}
+    for a in sorted(candidates):
+        for b in sorted({found.get(b, b) for b in candidates[a]}):  # a twin's twin, as it stays
+            if similarity(texts[places[a]], texts[places[b]]) >= near:
+                found[a] = b
+                break
+    return {places[a]: places[b] for a, b in found.items()}
+
+
+def similarity(a: str, b: str) -> float:
+    """Jaccard similarity of the sets of five-letter pieces, in any case of letters."""
+    pieces = [
+        {t[i : i + LETTERS] for i in range(len(t) - LETTERS + 1)} for t in map(_padded, (a, b))
+    ]
+    return len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
+
+
+def signature(text: str) -> NDArray[np.uint32]:
+    """The smallest hash of the text's pieces in each bin; empty bins borrow from the next."""
+    codes = np.frombuffer(_padded(text).encode("utf-32-le"), np.uint32).astype(np.uint64)
+    hashes = np.zeros(len(codes) - LETTERS + 1, np.uint64)
+    for at in range(LETTERS):  # numbers of 64 bits wrap around: that is the hash
+        hashes = hashes * np.uint64(0x100000001B3) + codes[at : at + len(hashes)]
+    hashes ^= hashes >> np.uint64(29)
+    hashes *= np.uint64(0x9E3779B97F4A7C15)
+    bins = (hashes >> np.uint64(57)).astype(np.intp)
+    smallest = np.full(BINS, np.iinfo(np.uint32).max, np.uint32)
+    np.minimum.at(smallest, bins, (hashes >> np.uint64(25)).astype(np.uint32))
+    filled = np.unique(bins)
+    return smallest[filled[np.searchsorted(filled, np.arange(BINS)) % len(filled)]]
+
+
+def _padded(text: str) -> str:
+    return text.casefold().ljust(LETTERS)
+
+
+def _band_width(near: float) -> int:
+    """The widest band that still brings 99 % of the texts this similar together."""
+    return max(w for w in range(1, 17) if w == 1 or (1 - near**w) ** (BINS // w) <= 0.01)
+
+
+def _same(band: NDArray[np.uint32]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Pairs of rows with the same band: each with the four before it, and the first, of its group.
+
+    Not all pairs: a band that thousands share (a template's words) would give millions of them.
+    """
+    keys = band.astype(np.uint64) @ _ODD[: band.shape[1]]
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    for back in range(1, 5):
+        same = keys[back:] == keys[:-back]
+        yield order[back:][same], order[:-back][same]
+    starts = np.searchsorted(keys, keys)
+    far = np.arange(len(keys)) - starts > 4
+    yield order[far], order[starts[far]]
+
+
+_ODD = np.random.default_rng(0).integers(1, 2**63, 16, dtype=np.uint64) * np.uint64(2) + np.uint64(
+    1
+)
