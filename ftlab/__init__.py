@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ftlab.data import Data as Data
     from ftlab.data import data_dir as data_dir
     from ftlab.data import read as read
+    from ftlab.data.doctor import diagnose as diagnose
+    from ftlab.data.mix import mix as mix
     from ftlab.doctor import setup as setup
     from ftlab.evaluate import compare as compare
     from ftlab.evaluate import evaluate as evaluate
@@ -55,11 +57,13 @@ _HOME = {
     "check": "exercises",
     "compare": "evaluate",
     "data_dir": "data",
+    "diagnose": "data.doctor",
     "encode": "chat",
     "evaluate": "evaluate",
     "generate": "generate",
     "hint": "exercises",
     "load": "models",
+    "mix": "data.mix",
     "panel": "panels",
     "read": "data",
     "resume": "train",

@@ -1,4 +1,4 @@
-"""The command line: ftlab lab | doctor | train | chat | eval.
+"""The command line: ftlab lab | doctor | data | train | chat | eval.
 
 Every mistake a user can mend prints one message and exits with 2; a run that fails exits with 1,
 one that Ctrl-C ended early (and saved) with 130.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="versions, device, memory, disk, conflicts")
     doctor.set_defaults(command=_doctor)
 
+    data = commands.add_parser("data", help="check a dataset before it is trained on")
+    _add_check(data.add_subparsers(title="commands", required=True, metavar="COMMAND"))
+
     for name, command, help in (
         ("train", _train, "train as a LLaMA-Factory YAML recipe says"),
         ("chat", _chat, "talk to a model in the terminal"),
@@ -57,6 +61,20 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(command=command)
     return parser
+
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser("check", help="what is wrong in it, where, and what to do")
+    check.add_argument("file", metavar="FILE", help="a file, a folder, or a name of data/")
+    check.add_argument("--fix", metavar="OUT", help="write a cleaned copy, and OUT.changes.jsonl")
+    check.add_argument("--model", help="count its tokens and check its template, such as tiny")
+    check.add_argument("--cutoff-len", type=int, metavar="N", help="which rows are longer")
+    check.add_argument("--against", metavar="FILE", help="a test set that shares no question")
+    check.add_argument("--encoding", help="of the file, where it is not UTF-8, such as gb18030")
+    check.add_argument("--formatting", help="alpaca, sharegpt or openai, where it is not found")
+    check.add_argument("--dataset-dir", metavar="DIR", help="the folder of dataset_info.json")
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    check.set_defaults(command=_data_check)
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -87,6 +105,33 @@ def _doctor(options: argparse.Namespace) -> int:
     report = doctor.check()
     print(report)
     return 1 if report.problems else 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from ftlab.data.doctor import diagnose
+
+    names = ("cutoff_len", "against", "encoding", "formatting", "dataset_dir")
+    given = {name: getattr(options, name) for name in names}
+    tokenizer = _tokenizer(options.model) if options.model else None
+    report = diagnose(options.file, tokenizer=tokenizer, **given)
+    changes = report.fixed(options.fix) if options.fix else None
+    if options.json:
+        print(json.dumps(report.to_dict(), ensure_ascii=False, indent=1))
+    else:
+        print(report)
+        if changes is not None:
+            left = sum("removed" in change for change in changes)
+            written = f"{report.rows_read - left:,} rows written, {left:,} left out"
+            print(
+                f"{options.fix}: {written}; {len(changes):,} changes in {options.fix}.changes.jsonl"
+            )
+    return 1 if any(finding.level == "error" for finding in report.findings) else 0
+
+
+def _tokenizer(name: str) -> Any:
+    from ftlab.models import load
+
+    return load(name)[1]
 
 
 def _train(options: argparse.Namespace) -> int:
