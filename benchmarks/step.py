@@ -10,8 +10,8 @@ from peft import get_peft_model
 from transformers import get_scheduler
 
 import ftlab
+from ftlab import batches
 from ftlab.adapters import lora_config
-from ftlab.train import encode_rows
 
 ROWS, LENGTH, STEPS, WARM, ROUNDS = 16, 64, 40, 10, 5
 
@@ -31,7 +31,7 @@ def bare_loop(method: str, rows: ftlab.Data) -> list[float]:
     if method == "lora":
         model = get_peft_model(model, lora_config(settings))
     model.train()
-    windows = torch.tensor(encode_rows(settings, tokenizer, rows)["input_ids"][:-1])
+    windows = torch.tensor(batches.dataset(tokenizer, rows, settings)[0]["input_ids"][:-1])
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
     schedule = get_scheduler("linear", optimizer, 0, STEPS)

@@ -1,98 +1,64 @@
-"""Conversation -> token ids, labels, and the colored token view.
+"""Conversation -> token ids, labels, and why each token is trained or not.
 
-One function decides what a model is trained on: ``encode``. Training, evaluation and the
-picture all come from it. Taught in notebooks/07_sft.ipynb.
+One function decides what a model is trained on: ``encode``. Training, evaluation and the picture
+all come from it. Taught in notebooks/04_tokens_and_masks.ipynb and notebooks/07_sft.ipynb.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import lru_cache, partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ftlab.errors import DataError, ModelError
+from ftlab.fit import shortened, too_long
+from ftlab.rendering import Chat, Row, Span, controls, place, tools_of
+from ftlab.tokens import IGNORED, Encoded, EncodedPair
 
-IGNORED = -100  # the label that cross-entropy skips (torch.nn.functional.cross_entropy)
+Messages = Sequence[Row]
 
-_COLORS = {  # why a token is (not) trained -> background; chosen to survive color blindness
-    "trained": "#cfe8d5",
-    "prompt": "#eceff3",
-    "earlier answer": "#fde9c9",
-    "template": "#e3e1f1",
-}
+_REASONS = {"user": "user", "system": "system", "tool": "tool result", "tools": "tools"}
 
 
-@dataclass(repr=False)
-class Encoded:
-    """One example as the model sees it; all lists have the same length.
+@dataclass(frozen=True)
+class Masking:
+    """What of an example is trained; the keys of the recipe with these names."""
 
-    ``input_ids``: token ids. ``labels``: the id where the token is trained, -100 where not.
-    ``mask_reason``: "trained", "prompt" or "earlier answer". ``tokens``: the readable pieces.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    mask_reason: list[str]
-    tokens: list[str]
-
-    def __repr__(self) -> str:
-        return f"Encoded({len(self)} tokens, {self.trained} trained)"
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def trained(self) -> int:
-        """Number of tokens that carry loss."""
-        return sum(label != IGNORED for label in self.labels)
-
-    def text_view(self) -> str:
-        """The same picture as the HTML view, in plain text: trained tokens in [brackets]."""
-        parts = [
-            f"[{token}]" if label != IGNORED else token
-            for token, label in zip(self.tokens, self.labels, strict=True)
-        ]
-        return "".join(parts)
-
-    def _repr_html_(self) -> str:
-        spans = []
-        for token, token_id, reason in zip(
-            self.tokens, self.input_ids, self.mask_reason, strict=True
-        ):
-            shown = escape(token).replace("\n", "↵<br>") or "·"
-            spans.append(
-                f'<span title="id {token_id}: {reason}" style="background:{_COLORS[reason]};'
-                f'border-radius:3px;padding:1px 2px;margin:1px;color:#222">{shown}</span>'
-            )
-        present = dict.fromkeys(self.mask_reason)
-        key = " ".join(
-            f'<span style="background:{_COLORS[r]};padding:1px 6px;color:#222">{r}</span>'
-            for r in present
-        )
-        return (
-            f'<div style="font-family:monospace;line-height:1.9">{"".join(spans)}</div>'
-            f"<div>{key} &nbsp; {self.trained} of {len(self)} tokens trained</div>"
-        )
+    train_on_prompt: bool = False
+    mask_history: bool = False
+    enable_thinking: bool | None = None
 
 
 def encode(
     tokenizer: PreTrainedTokenizerBase,
-    conversation: dict[str, Any] | Sequence[dict[str, Any]],
+    conversation: Row | Messages,
     *,
     train_on_prompt: bool = False,
     mask_history: bool = False,
+    enable_thinking: bool | None = None,
     cutoff_len: int | None = None,
+    truncation_strategy: str = "error",
     with_tokens: bool = True,
-) -> Encoded:
-    """Turn one row (``{"messages": ...}`` or ``{"text": ...}``) or messages into ids and labels.
+) -> Any:
+    """Turn one row (of any kind that ``ftlab.read`` gives) or a list of messages into ids, labels.
 
-    Trained are the assistant's turns with the end-of-turn token; the prompt is not, unless
-    ``train_on_prompt``. ``mask_history`` trains the last answer only. Text rows train every token
-    and an end-of-text token. Raises DataError when the example is longer than ``cutoff_len``
-    tokens or nothing in it would be trained, ModelError when the tokenizer has no chat template.
+    Returns ``Encoded``, or ``EncodedPair`` for a row with ``chosen`` and ``rejected``. The ids are
+    those of the tokenizer's own chat template. Trained are the assistant's turns with the
+    end-of-turn token; with ``mask_history`` only the last one; not those with ``weight`` 0; with
+    ``train_on_prompt`` everything else too. In rows with a ``prompt`` only the completion is
+    trained, in ``text`` rows everything and an end-of-text token. ``enable_thinking`` goes to the
+    template.
+
+    Control tokens that stand in the data, such as ``<|im_end|>`` in a question, are encoded as
+    ordinary text: nobody can end a turn by writing its mark. Longer than ``cutoff_len``: DataError,
+    or with ``truncation_strategy="left"`` the earliest turns are left out, never half an answer.
+
+    Raises DataError when nothing would be trained or the template refuses or leaves out a message,
+    ModelError when there is no chat template or the mask cannot be exact with it.
 
     >>> from ftlab import load
     >>> enc = encode(load("tiny")[1], [{"role": "user", "content": "Hi"},
@@ -100,26 +66,46 @@ def encode(
     >>> enc.input_ids[-2] == enc.labels[-2], enc.labels[0]
     (True, -100)
     """
-    row: dict[str, Any] = (
-        conversation if isinstance(conversation, dict) else {"messages": list(conversation)}
-    )
+    row = conversation if isinstance(conversation, dict) else {"messages": list(conversation)}
+    masking = Masking(train_on_prompt, mask_history, enable_thinking)
+    whole = example(tokenizer, row, masking, with_tokens)
+    if cutoff_len is None or len(whole) <= cutoff_len:
+        return whole
+    if truncation_strategy != "left":
+        raise too_long(row, len(whole), cutoff_len)
+    one = partial(example, tokenizer, masking=masking, with_tokens=with_tokens)
+    return shortened(one, row, cutoff_len, "left")[0]
+
+
+def example(
+    tokenizer: PreTrainedTokenizerBase, row: Row, masking: Masking, with_tokens: bool = False
+) -> Any:
+    """One row at its full length, as ``Encoded`` or ``EncodedPair``."""
     if "text" in row:
-        ids, reasons = _encode_text(tokenizer, row["text"])
-    else:
-        ids, reasons = _encode_chat(tokenizer, row)
-        if mask_history:
-            reasons = _last_answer_only(reasons)
-    train = {"trained", "prompt"} if train_on_prompt else {"trained"}
-    labels = [i if reason in train else IGNORED for i, reason in zip(ids, reasons, strict=True)]
-    if train_on_prompt:
-        reasons = ["trained" if reason in train else reason for reason in reasons]
-    _check(row, ids, labels, cutoff_len)
-    return Encoded(ids, labels, reasons, pieces(tokenizer, ids) if with_tokens else [])
+        return _encode_text(tokenizer, row, with_tokens)
+    if "messages" in row:
+        return _encode_chat(tokenizer, row, row["messages"], 0, masking, with_tokens)
+    sides = ("chosen", "rejected") if "chosen" in row else ("completion",)
+    start = len(row["prompt"])
+    found = [
+        _encode_chat(tokenizer, row, [*row["prompt"], *row[side]], start, masking, with_tokens)
+        for side in sides
+    ]
+    return EncodedPair(*found) if len(found) == 2 else found[0]
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> list[int]:
-    """Token ids of ``messages`` followed by the header that asks the assistant to speak."""
-    return _render(tokenizer, {"messages": list(messages)}, add_generation_prompt=True)[0]
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Messages,
+    *,
+    tools: Sequence[Row] | None = None,
+    enable_thinking: bool | None = None,
+) -> list[int]:
+    """Token ids of ``messages`` and the header that asks the assistant to speak; control tokens in
+    the messages' text are encoded as ordinary text, as ``encode`` does."""
+    chat = Chat(tokenizer, {"messages": messages, "tools": tools}, enable_thinking, asking=True)
+    ids, _ = _tokenize(tokenizer, chat.text, chat.harmless()[0])
+    return [*_missing_bos(tokenizer, ids), *ids]
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
@@ -135,11 +121,203 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[str]]:
-    ids = tokenizer(text, add_special_tokens=True)["input_ids"]
+def parity(
+    tokenizer: PreTrainedTokenizerBase, row: Row, *, enable_thinking: bool | None = None
+) -> Encoded:
+    """Check that training shows the model what it will see when it serves; returns the example.
+
+    The ids are those of ``apply_chat_template``; the prompt that asks for the last answer is their
+    beginning, and the first token after it is trained; the trained tokens read as the answers.
+    (That each ends with a control token and there is one BOS at most, ``encode`` sees to itself.)
+    DataError names the first difference with the ids around it.
+    """
+    row = {"messages": [*row["prompt"], *(row.get("chosen") or row["completion"])], **row} if (
+        "prompt" in row) else row  # fmt: skip
+    whole = _encode_chat(
+        tokenizer, row, row["messages"], 0, Masking(False, False, enable_thinking), True
+    )
+    last = max(i for i, m in enumerate(row["messages"]) if m["role"] == "assistant")
+    thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    if not whole.notes:  # else the ids differ on purpose, and the notes say why
+        served = tokenizer.apply_chat_template(
+            list(row["messages"]), tools=tools_of(row), return_dict=False, **thinking
+        )
+        _same(tokenizer, row, whole.input_ids, served, "apply_chat_template gives")
+    asked = prompt_ids(
+        tokenizer, row["messages"][:last], tools=row.get("tools"), enable_thinking=enable_thinking
+    )
+    shown = whole.input_ids[: len(asked)]
+    _same(tokenizer, row, shown, asked, "the prompt that asks for the last answer is")
+    if row["messages"][last].get("weight", 1) and whole.labels[len(asked)] == IGNORED:
+        raise DataError(f"{place(row)}the first token of the last answer would not be trained.")
+    learned = tokenizer.decode([i for i in whole.labels if i != IGNORED])
+    for message in row["messages"]:
+        said = (message.get("content") or "").split("</think>")[-1].strip()
+        if message["role"] == "assistant" and message.get("weight", 1) and said not in learned:
+            raise DataError(f"{place(row)}the trained tokens do not read as the answer {said!r}.")
+    return whole
+
+
+def _encode_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    row: Row,
+    messages: Messages,
+    start: int,
+    masking: Masking,
+    with_tokens: bool,
+) -> Encoded:
+    """A conversation; only answers from message ``start`` on are trained."""
+    chat = Chat(tokenizer, {**row, "messages": messages}, masking.enable_thinking)
+    last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
+    why = [
+        _why(m, i < start or (masking.mask_history and i < last)) for i, m in enumerate(messages)
+    ]
+    answers = chat.answers(lambda i: why[i] == "trained")
+    cuts, notes = chat.harmless()
+    ids, spans = _tokenize(
+        tokenizer, chat.text, cuts, [x for span in answers.values() for x in span]
+    )
+    owners = _owners(chat, spans, with_tokens)
+    reasons = [_REASONS.get(role, role) for role in owners]
+    for number, (begin, end) in answers.items():
+        inside = [k for k, span in enumerate(spans) if begin <= span[0] and span[1] <= end]
+        if why[number] == "trained":
+            _check_end(tokenizer, row, [ids[k] for k in inside])
+        for k in inside:
+            owners[k], reasons[k] = "assistant", why[number]
+    if masking.train_on_prompt:
+        reasons = [r if r == "weight 0" else "trained" for r in reasons]
+    if bos := _missing_bos(tokenizer, ids):
+        ids, owners, reasons = bos + ids, ["template", *owners], ["template", *reasons]
+        notes = [*notes, "the tokenizer's BOS token is added: the chat template writes none"]
+    return _finished(tokenizer, row, ids, owners, reasons, notes, with_tokens)
+
+
+def _encode_text(tokenizer: PreTrainedTokenizerBase, row: Row, with_tokens: bool) -> Encoded:
+    text = row["text"]
+    found = list(controls(tokenizer)[0].finditer(text))
+    ids, _ = _tokenize(tokenizer, text, [match.start() + 1 for match in found])
     # The base model ends its texts with <|endoftext|>, not with the end of a chat turn.
-    ids = [*ids, text_end_id(tokenizer)]
-    return ids, ["trained"] * len(ids)
+    ids = [*_missing_bos(tokenizer, ids), *ids, text_end_id(tokenizer)]
+    notes = [f"{token!r} in the text is encoded as text" for token in {m.group() for m in found}]
+    whole = ["text"] * len(ids)
+    return _finished(tokenizer, row, ids, whole, ["trained"] * len(ids), notes, with_tokens)
+
+
+def _finished(
+    tokenizer: PreTrainedTokenizerBase, row: Row, ids: list[int], roles: list[str],
+    reasons: list[str], notes: list[str], with_tokens: bool,
+) -> Encoded:  # fmt: skip
+    labels = [i if r == "trained" else IGNORED for i, r in zip(ids, reasons, strict=True)]
+    if all(label == IGNORED for label in labels):
+        raise DataError(
+            f"{place(row)}no token of this example would be trained: it has no answer, or none "
+            "with a weight above 0."
+        )
+    if not with_tokens:
+        return Encoded(ids, labels, roles, reasons, notes=notes)
+    added = tokenizer.added_tokens_decoder
+    control = [i in added for i in ids]
+    return Encoded(ids, labels, roles, reasons, pieces(tokenizer, ids), control, notes)
+
+
+def _why(message: Row, earlier: bool) -> str:
+    """Why an answer is trained or not."""
+    if not message.get("weight", 1):
+        return "weight 0"
+    return "earlier answer" if earlier else "trained"
+
+
+def _owners(chat: Chat, spans: list[Span], with_tokens: bool) -> list[str]:
+    """Who wrote each token outside the answers: a role, or the template."""
+    if not with_tokens or chat.fields is None:
+        return ["prompt"] * len(spans)
+    written = {message: chat.span(message) for message in {field.message for field in chat.fields}}
+    parts = sorted((span, message) for message, span in written.items() if span)
+    owners = []
+    for begin, _ in spans:
+        at = bisect_right(parts, begin, key=lambda part: part[0][0]) - 1
+        (_, stop), message = parts[at] if at >= 0 else ((0, 0), 0)
+        role = "tools" if message < 0 else chat.messages[message]["role"]
+        owners.append(role if begin < stop else "template")
+    return owners
+
+
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, text: str, cuts: Sequence[int], edges: Sequence[int] = ()
+) -> tuple[list[int], list[Span]]:
+    """Ids and the span of text behind each. No token reaches over a cut, or over an edge of an
+    answer: the prompt that asks for it ends there."""
+    ids, spans = _pieces_of(tokenizer, text, sorted(cuts))
+    reached = {edge for edge in edges for begin, end in spans if begin < edge < end}
+    if not cuts and not reached:
+        return ids, spans
+    plain = ids if not cuts else _pieces_of(tokenizer, text, [])[0]
+    ids, spans = _pieces_of(tokenizer, text, sorted({*cuts, *reached}))
+    if tokenizer.decode(ids) != tokenizer.decode(plain):
+        raise ModelError(
+            "this tokenizer changes the text where it is cut, so a control token in the data (or "
+            "white space where an answer begins) cannot be kept apart. Remove it from the row."
+        )
+    return ids, spans
+
+
+def _pieces_of(
+    tokenizer: PreTrainedTokenizerBase, text: str, cuts: list[int]
+) -> tuple[list[int], list[Span]]:
+    ids: list[int] = []
+    spans: list[Span] = []
+    for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        part = tokenizer(text[start:stop], add_special_tokens=False, return_offsets_mapping=True)
+        ids += part["input_ids"]
+        reached = 0
+        for begin, end in part["offset_mapping"]:
+            # Some tokenizers leave a token's leading blank out of its span.
+            spans.append((start + min(begin, max(reached, 0)), start + end))
+            reached = end
+    return ids, spans
+
+
+@lru_cache(maxsize=8)
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
+def _missing_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """The BOS that the tokenizer puts before texts, where ``ids`` do not begin with it."""
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:2] == [bos, bos]:
+        raise ModelError("the chat template writes the BOS token twice. Remove one from it.")
+    return [bos] if _adds_bos(tokenizer) and ids[:1] != [bos] else []
+
+
+def _check_end(tokenizer: PreTrainedTokenizerBase, row: Row, ids: list[int]) -> None:
+    """ModelError when an answer ends without a control token: nothing would teach to stop."""
+    ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
+    added = tokenizer.added_tokens_decoder
+    if not any(i in ends or (i in added and added[i].special) for i in ids[-3:]):
+        raise ModelError(
+            f"{place(row)}the chat template writes no end-of-turn token after an answer, or leaves "
+            "it out of {% generation %}, so the model would never learn to stop. Choose another "
+            "template."
+        )
+
+
+def _same(
+    tokenizer: PreTrainedTokenizerBase, row: Row, ours: list[int], theirs: list[int], what: str
+) -> None:
+    """DataError with the tokens around the first place where both differ."""
+    if ours == theirs:
+        return
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    at = next((k for k, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
+    around = slice(max(at - 3, 0), at + 4)
+    raise DataError(
+        f"{place(row)}training and serving differ at token {at}: trained is {ours[around]} "
+        f"({tokenizer.decode(ours[around])!r}), {what} {theirs[around]} "
+        f"({tokenizer.decode(theirs[around])!r}). Choose a template that renders both alike."
+    )
 
 
 def text_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -149,80 +327,15 @@ def text_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return vocabulary_id if known else tokenizer.eos_token_id
 
 
-def _encode_chat(
-    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]
-) -> tuple[list[int], list[str]]:
-    ids, mask = _render(tokenizer, row)
-    return ids, ["trained" if trained else "prompt" for trained in mask]
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], **options: Any
-) -> tuple[list[int], list[int]]:
-    """Ids and assistant mask of a conversation, through the tokenizer's own chat template."""
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template, so a conversation "
-            "cannot be rendered. Use an instruction-tuned tokenizer, or set "
-            "tokenizer.chat_template, or train on plain text (stage: pt)."
-        )
-    encoded = tokenizer.apply_chat_template(
-        row["messages"],
-        tools=row.get("tools") or None,
-        return_dict=True,
-        return_assistant_tokens_mask="add_generation_prompt" not in options,
-        chat_template=_training_template(tokenizer),
-        **options,
-    )
-    ids = list(encoded["input_ids"])
-    return ids, list(encoded.get("assistant_masks", [0] * len(ids)))
-
-
-def _training_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template with {% generation %} markers: the tokenizer's own, or TRL's patched copy."""
-    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
-
-    if has_generation_markers(tokenizer.chat_template):
-        return tokenizer.chat_template
-    try:
-        return get_training_chat_template(tokenizer) or tokenizer.chat_template
-    except ValueError as error:
-        raise ModelError(
-            f"{tokenizer.name_or_path}: its chat template does not mark what the assistant says "
-            "({% generation %}), and TRL knows no marked copy of it. Set tokenizer.chat_template "
-            "to a template with these markers."
-        ) from error
-
-
-def _last_answer_only(reasons: list[str]) -> list[str]:
-    start = len(reasons)
-    while start and reasons[start - 1] != "trained":
-        start -= 1
-    while start and reasons[start - 1] == "trained":
-        start -= 1
-    earlier = ["earlier answer" if r == "trained" else r for r in reasons[:start]]
-    return earlier + reasons[start:]
-
-
-def _check(row: dict[str, Any], ids: list[int], labels: list[int], cutoff_len: int | None) -> None:
-    where = f"{row['source']}: " if "source" in row else ""
-    if all(label == IGNORED for label in labels):
-        raise DataError(f"{where}no token of this example would be trained: it has no answer.")
-    if cutoff_len is not None and len(ids) > cutoff_len:
-        raise DataError(
-            f"{where}the example has {len(ids)} tokens, cutoff_len is {cutoff_len}. "
-            "Cutting it would lose the end of the answer: raise cutoff_len or shorten the row."
-        )
-
-
 def question(text: str, system: str | None = None) -> list[dict[str, str]]:
     """One user turn, after the system prompt if there is one."""
     turn = {"role": "user", "content": text}
     return [{"role": "system", "content": system}, turn] if system else [turn]
 
 
-def with_system(row: dict[str, Any], system: str | None) -> dict[str, Any]:
+def with_system(row: Row, system: str | None) -> Row:
     """The row with ``system`` as its first message, unless it has one of its own."""
-    if not system or "messages" not in row or row["messages"][0]["role"] == "system":
+    key = "messages" if "messages" in row else "prompt"
+    if not system or key not in row or row[key][0]["role"] == "system":
         return row
-    return {**row, "messages": [{"role": "system", "content": system}, *row["messages"]]}
+    return {**row, key: [{"role": "system", "content": system}, *row[key]]}

@@ -18,9 +18,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from ftlab.chat import IGNORED, encode
+from ftlab.calls import calls_text, parse_calls
+from ftlab.chat import encode
 from ftlab.errors import DataError, RecipeError
 from ftlab.generate import evaluating, generate
+from ftlab.tokens import IGNORED
 
 Row = dict[str, Any]
 Metric = Callable[[str, str, Row], float]
@@ -137,11 +139,14 @@ def evaluate(
     max_new_tokens: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    enable_thinking: bool | None = None,
 ) -> Scores:
     """Score the model on rows; the last assistant turn of a row is the reference.
 
-    ``"exact_match"``: everything before the reference is the chat prompt, the greedy answer must
-    equal the reference after ``normalize``. ``"cloze"``: the user's text is continued as plain
+    ``"exact_match"``: everything before the reference is the chat prompt (with the row's tools),
+    the greedy answer must equal the reference after ``normalize``; tool calls are equal when names
+    and arguments are. ``"tool_call"``: only the calls count; ``"valid_json"``: they can be parsed.
+    ``"cloze"``: the user's text is continued as plain
     text and must begin with the reference. ``"perplexity"``: exp of the mean loss over the tokens
     that ``encode`` would train. A function ``(prediction, reference, row) -> float`` scores chat
     answers its own way. ``max_new_tokens`` defaults to the longest reference and 8 tokens more;
@@ -153,18 +158,23 @@ def evaluate(
         raise DataError("evaluate got no rows: the file is empty or a filter left nothing.")
     if metric == "perplexity":
         return Scores("perplexity", _perplexity(model, tokenizer, rows, batch_size), seed)
-    score = {"exact_match": exact_match, "cloze": cloze}.get(metric, metric)  # type: ignore[arg-type]
+    score = METRICS.get(metric, metric)  # type: ignore[arg-type]
     if not callable(score):
-        raise RecipeError(f"metric={metric!r}: use exact_match, cloze, perplexity or a function.")
+        known = ", ".join(METRICS)
+        raise RecipeError(f"metric={metric!r}: use {known}, perplexity or a function.")
     prompts: list[Any] = [_question(row, place)[0] for place, row in enumerate(rows)]
     if metric == "cloze":
         prompts = [messages[-1]["content"] for messages in prompts]
+    elif any(row.get("tools") for row in rows):
+        pairs = zip(prompts, rows, strict=True)
+        prompts = [{"messages": asked, "tools": row.get("tools")} for asked, row in pairs]
     scored = [_kept(row, place) for place, row in enumerate(rows)]
     if max_new_tokens is None:
         max_new_tokens = _longest(tokenizer, scored) + _SPARE_TOKENS
     predictions = generate(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        enable_thinking=enable_thinking,
+    )  # fmt: skip
     for row, kept, prediction in zip(rows, scored, predictions, strict=True):
         kept["prediction"] = prediction
         kept["score"] = float(score(prediction, kept["reference"], row))
@@ -236,8 +246,22 @@ def normalize(text: str) -> str:
 
 
 def exact_match(prediction: str, reference: str, row: Row | None = None) -> float:
-    """1.0 if both are equal after ``normalize``, else 0.0."""
+    """1.0 if both are equal after ``normalize`` (or, where the reference calls tools, make the same
+    calls), else 0.0."""
+    if "<tool_call>" in reference:
+        return tool_call(prediction, reference)
     return float(normalize(prediction) == normalize(reference))
+
+
+def tool_call(prediction: str, reference: str, row: Row | None = None) -> float:
+    """1.0 if both make the same calls (names, arguments, order; or none at all), else 0.0."""
+    return float(parse_calls(prediction) == (parse_calls(reference) or []))
+
+
+def valid_json(prediction: str, reference: str, row: Row | None = None) -> float:
+    """1.0 if all tool calls can be parsed, and there is one where the reference has one."""
+    calls = parse_calls(prediction)
+    return float(calls is not None and (bool(calls) or not parse_calls(reference)))
 
 
 def cloze(prediction: str, reference: str, row: Row | None = None) -> float:
@@ -249,12 +273,19 @@ def cloze(prediction: str, reference: str, row: Row | None = None) -> float:
     return float(said.startswith(wanted) and not longer)
 
 
+METRICS: dict[str, Metric] = {
+    "exact_match": exact_match, "cloze": cloze, "tool_call": tool_call, "valid_json": valid_json,
+}  # fmt: skip
+
+
 def _question(row: Row, place: int) -> tuple[list[Row], str]:
     """The messages before the last assistant turn, and what that turn says."""
     messages = row.get("messages") or []
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if turns and turns[-1] > 0 and messages[turns[-1]].get("content"):
-        return messages[: turns[-1]], messages[turns[-1]]["content"]
+    answer = messages[turns[-1]] if turns and turns[-1] > 0 else {}
+    parts = [answer.get("content"), calls_text(answer.get("tool_calls") or [])]
+    if reference := "\n".join(part for part in parts if part):
+        return messages[: turns[-1]], reference
     missing = "question before the answer" if turns == [0] else "assistant answer"
     raise DataError(f"{_source(row, place)}: no {missing}, so nothing to score. Leave the row out.")
 
@@ -267,12 +298,16 @@ def _kept(row: Row, place: int) -> Row:
     """What Scores keeps of a row."""
     asked, reference = ([], row["text"]) if "text" in row else _question(row, place)
     return {
-        "prompt": "\n".join(message["content"] for message in asked),
+        "prompt": "\n".join(_said(message) for message in asked),
         "reference": reference,
         "prediction": None,
         "source": _source(row, place),
         "extra": dict(row.get("extra") or {}),
     }
+
+
+def _said(message: Row) -> str:
+    return message.get("content") or calls_text(message.get("tool_calls") or [])
 
 
 def _longest(tokenizer: PreTrainedTokenizerBase, scored: list[Row]) -> int:

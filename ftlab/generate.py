@@ -17,15 +17,16 @@ from ftlab.chat import prompt_ids
 from ftlab.errors import DataError
 
 Messages = list[dict[str, Any]]
+Prompt = str | Messages | dict[str, Any]
 
 # A base tokenizer names only one of these as its EOS; a tuned model may end with another.
-_END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>")
+_END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
 
 def generate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Messages] | Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 64,
     do_sample: bool = False,
@@ -35,11 +36,13 @@ def generate(
     repetition_penalty: float = 1.0,
     batch_size: int = 64,
     seed: int | None = None,
+    enable_thinking: bool | None = None,
 ) -> list[str]:
     """Answer every prompt; only the new text comes back, in the order of the prompts.
 
-    A prompt is a list of messages (rendered with the chat template, the answer is stripped) or a
-    plain string (no template, the continuation is exact). Decoding is greedy unless ``do_sample``,
+    A prompt is a list of messages (rendered with the chat template, the answer is stripped), a row
+    with ``messages`` and ``tools`` (the same), or a plain string (no template, the continuation is
+    exact). ``enable_thinking`` goes to the template. Decoding is greedy unless ``do_sample``,
     and follows the arguments alone: the settings in the model's generation_config.json (top_k,
     penalties, ...) are left out. ``top_k=0`` samples from all tokens. Greedy answers do not
     depend on ``batch_size``; sampled ones depend on it and on ``seed``. Model, tokenizer and (with
@@ -50,7 +53,7 @@ def generate(
     >>> len(generate(model, tokenizer, ["Ada Quill lives in", "大家都知道"], max_new_tokens=4))
     2
     """
-    ids = _prompt_ids(tokenizer, prompts)
+    ids = _prompt_ids(tokenizer, prompts, enable_thinking)
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -131,14 +134,18 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 
 
 def _prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages] | Sequence[str]
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], thinking: bool | None
 ) -> list[list[int]]:
     if isinstance(prompts, str):
         raise DataError("generate takes a list of prompts: put the one prompt in [brackets].")
-    ids = [
-        tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt_ids(tokenizer, prompt)
-        for prompt in prompts
-    ]
+    ids = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            ids.append(tokenizer(prompt)["input_ids"])
+            continue
+        row = prompt if isinstance(prompt, dict) else {"messages": prompt}
+        tools = row.get("tools")
+        ids.append(prompt_ids(tokenizer, row["messages"], tools=tools, enable_thinking=thinking))
     for place, tokens in enumerate(ids):
         if not tokens:
             raise DataError(f"prompt {place} is empty: the model needs at least one token.")

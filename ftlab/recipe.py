@@ -18,6 +18,7 @@ import yaml
 
 from ftlab.data.registry import data_dir
 from ftlab.errors import RecipeError
+from ftlab.templates import named
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ def knob(default: Any, help: str, group: str, **limits: Any) -> Any:
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop")
+# What happens to rows longer than cutoff_len (ms-swift's key; LLaMA-Factory cuts ids in silence).
+STRATEGIES = ("error", "delete", "left", "split")
+MIXES = ("concat", "interleave_under", "interleave_over")
 
 
 @dataclass(init=False, eq=True)
@@ -61,7 +65,7 @@ class Recipe:
     adapter_name_or_path: str | None = knob(None, "adapter folder to start from", "model")
     template: str | None = knob(None, "chat format; empty: the tokenizer's own", "model")
     default_system: str | None = knob(None, "system prompt for rows without one", "model")
-    enable_thinking: bool = knob(True, "thinking switch of reasoning templates", "model")
+    enable_thinking: bool = knob(True, "learn the think block too; false: it is given", "model")
     stage: str = knob("sft", "what kind of training", "model", choices=("pt", "sft"))
     do_train: bool = knob(True, "train the model", "model")
     finetuning_type: str = knob(
@@ -80,7 +84,15 @@ class Recipe:
     cutoff_len: int = knob(2048, "longest example in tokens", "data", low=4, slider=(32, 512))
     train_on_prompt: bool = knob(False, "also learn to write the question", "data")
     mask_history: bool = knob(False, "learn the last answer only", "data")
-    packing: bool | None = knob(None, "fill windows with several texts (pt: on)", "data")
+    truncation_strategy: str = knob(
+        "error", "rows over cutoff_len: stop, or cut whole turns", "data", choices=STRATEGIES
+    )
+    packing: bool | None = knob(None, "fill windows with several samples (pt: on)", "data")
+    neat_packing: bool = knob(False, "pack whole samples that do not see each other", "data")
+    mix_strategy: str = knob(
+        "concat", "several datasets: one after the other or by turns", "data", choices=MIXES
+    )
+    interleave_probs: str | None = knob(None, "share of each dataset, such as 0.7,0.3", "data")
     # learning
     learning_rate: float = knob(
         5e-5,
@@ -218,18 +230,34 @@ class Recipe:
             raise RecipeError("train_on_prompt and mask_history exclude each other. Set one.")
         if self.bf16 and self.fp16:
             raise RecipeError("bf16 and fp16 are both set. Choose one precision.")
-        if self.packing and self.stage == "sft":
-            raise RecipeError(
-                "packing: true works for stage pt only in this version of ftlab. "
-                "Set packing: false for sft."
+        if self.packing and self.stage == "sft" and not self.neat_packing:
+            self.notices.append(
+                "packing: samples that share a window do not see each other here; LLaMA-Factory "
+                "lets them, unless neat_packing is true."
             )
+        if self.interleave_probs and self.mix_strategy == "concat":
+            raise RecipeError("interleave_probs needs mix_strategy: interleave_under or _over.")
         if self.template is not None:
-            template_system(self.template)
+            named(self.template)
+        _ = self.shares
 
     @property
     def system_prompt(self) -> str | None:
         """The system prompt for rows without one: ``default_system``, or the template's."""
-        return self.default_system or template_system(self.template)
+        own = named(self.template).default_system if self.template else None
+        return (own if self.default_system is None else self.default_system) or None
+
+    @property
+    def shares(self) -> list[float] | None:
+        """``interleave_probs`` as numbers."""
+        try:
+            return [
+                float(part) for part in (self.interleave_probs or "").split(",") if part
+            ] or None
+        except ValueError as error:
+            raise RecipeError(
+                f"interleave_probs={self.interleave_probs!r}: write numbers, such as 0.7,0.3."
+            ) from error
 
     @property
     def alpha(self) -> int:
@@ -325,8 +353,6 @@ LACKING = {
     "Adam-mini": "use_adam_mini",
     "LLaMA Pro": "use_llama_pro",
     "other SFT losses": "use_dft_loss use_asft_loss use_eaft_loss asft_alpha eaft_alpha",
-    "packing with attention kept inside samples": "neat_packing",
-    "mixing by ratio": "mix_strategy interleave_probs",
     "Unsloth": "use_unsloth use_unsloth_gc",
     "Liger kernels": "enable_liger_kernel",
     "LongLoRA": "shift_attn",
@@ -347,27 +373,7 @@ LACKING = {
     "layer-norm upcasting": "upcast_layernorm",
 }
 _LACKS = {key: feature for feature, keys in LACKING.items() for key in keys.split()}
-_OFF = (None, False, 0, "", "none", "no", "concat", "bnb")
-
-# template -> the system prompt that LLaMA-Factory adds under this name to rows without one.
-TEMPLATES: dict[str, str | None] = {
-    "default": None,
-    "chatml": None,
-    "qwen3_nothink": None,
-    "qwen": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-}
-
-
-def template_system(template: str | None) -> str | None:
-    """The default system prompt of a template name; RecipeError for a name ftlab does not know."""
-    if template is None:
-        return None
-    if template not in TEMPLATES:
-        raise RecipeError(
-            f"template={template!r}: this version of ftlab knows {', '.join(TEMPLATES)}. "
-            "Leave template out to use the tokenizer's own."
-        )
-    return TEMPLATES[template]
+_OFF = (None, False, 0, "", "none", "no", "bnb")
 
 
 def check_keys(values: Mapping[str, Any]) -> None:

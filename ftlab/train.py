@@ -5,7 +5,6 @@ Taught in notebooks/07_sft.ipynb.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -15,7 +14,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ftlab import chat, checkpoints
+from ftlab import batches, checkpoints
 from ftlab.adapters import adapt, trainable_parameters
-from ftlab.data import Data, read
-from ftlab.errors import CheckpointError, DataError, RecipeError
+from ftlab.data import Data
+from ftlab.errors import CheckpointError, RecipeError
 from ftlab.models import load, pick_dtype, quiet_loading
 from ftlab.recipe import Recipe
 from ftlab.run import Meter, Observer, Run, summarize, write_folder
@@ -62,26 +60,22 @@ def train(
         raise RecipeError("model and tokenizer go together: pass both or neither.")
     recipe = naming_data(recipe, data)
     observers = [*observers, *_tracker(recipe)]
-    rows, held_out = training_rows(recipe, data, eval_data)
+    rows, held_out = batches.training_rows(recipe, data, eval_data)
     if model is None:
         model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
-    adapted, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
-    name = (
-        recipe.run_name
-        or f"{Path(recipe.model_name_or_path).name}-{recipe.finetuning_type}-{recipe.stage}"
-    )
-    run = Run(
-        recipe, adapted, tokenizer, name, notices=[*recipe.notices, *precision_notice(recipe)]
-    )
+    run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
+    run.notices += precision_notice(recipe)
     if save:
-        checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(adapted))
+        checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(run.model))
         run.folder = checkpoints.new_run_folder(
-            recipe.output_dir, name, overwrite=recipe.overwrite_output_dir
+            recipe.output_dir, run.name, overwrite=recipe.overwrite_output_dir
         )
     if not quiet:
         for notice in run.notices:
             print(notice, file=sys.stderr)
-    hashes = {"train": content_hash(rows), **({"eval": content_hash(held_out)} if held_out else {})}
+    hashes = {"train": batches.content_hash(rows)}
+    if held_out:
+        hashes["eval"] = batches.content_hash(held_out)
     run = _execute(run, encoded, encoded_eval, hashes, observers, stop)
     if run.status == "not finite" and not quiet:
         print(_not_finite_advice(run), file=sys.stderr)
@@ -106,12 +100,12 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
         raise CheckpointError(f"{folder}: no checkpoint to resume from. {why} Start a new run.")
     recipe = Recipe.from_yaml(folder / "recipe.yaml")
     saved = json.loads(state.read_text(encoding="utf-8"))
-    rows, held_out = training_rows(recipe, None, None)
-    if content_hash(rows) != saved["data"]["train"]:
+    rows, held_out = batches.training_rows(recipe, None, None)
+    if batches.content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
     model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
-    adapted, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
-    run = Run(recipe, adapted, tokenizer, saved["name"], folder, notices=skipped)
+    run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
+    run.name, run.folder, run.notices = saved["name"], folder, skipped + run.notices
     step = int(checkpoint.name.split("-")[-1])
     lines = (checkpoint / "history.jsonl").read_text(encoding="utf-8").splitlines()
     run.history = [record for record in map(json.loads, lines) if record["step"] <= step]
@@ -128,112 +122,27 @@ def naming_data(recipe: Recipe, data: Any) -> Recipe:
 
 def _prepared(
     recipe: Recipe, model: Any, tokenizer: Any, rows: Data, held_out: Data
-) -> tuple[Any, Dataset, Dataset | None]:
-    """The model to train, freshly seeded, and both datasets encoded."""
-    encoded = encode_rows(recipe, tokenizer, rows)
-    encoded_eval = encode_rows(recipe, tokenizer, held_out) if held_out else None
+) -> tuple[Run, Dataset, Dataset | None]:
+    """The run with its freshly seeded model and its tokenizer, and both datasets encoded."""
+    tokenizer = batches.prepared_tokenizer(tokenizer, recipe)
+    batches.check_parity(tokenizer, rows, recipe)
+    encoded, report = batches.dataset(tokenizer, rows, recipe)
+    encoded_eval = batches.dataset(tokenizer, held_out, recipe)[0] if held_out else None
     set_seed(recipe.seed)
-    return adapt(model, recipe), encoded, encoded_eval
+    base = Path(recipe.model_name_or_path).name
+    name = recipe.run_name or f"{base}-{recipe.finetuning_type}-{recipe.stage}"
+    notices = [*recipe.notices, *report.notices()]
+    return (
+        Run(recipe, adapt(model, recipe), tokenizer, name, notices=notices),
+        encoded,
+        encoded_eval,
+    )
 
 
 def _bytes_to_save(model: Any) -> int:
     """Room for two checkpoints, each of the trained weights and two Adam moments."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return 2 * 3 * weights + 10_000_000
-
-
-def training_rows(
-    recipe: Recipe,
-    data: Sequence[dict[str, Any]] | None,
-    eval_data: Sequence[dict[str, Any]] | None,
-) -> tuple[Data, Data]:
-    """The rows to train on and the rows held out, as the recipe's data keys say."""
-    if data is None:
-        if not recipe.dataset:
-            raise RecipeError(
-                "dataset: the recipe names none and no data were passed. Set dataset."
-            )
-        data = read(recipe.dataset, dataset_dir=recipe.dataset_dir)
-    rows = data if isinstance(data, Data) else Data(data)
-    if recipe.max_samples is not None:
-        rows = rows.take(recipe.max_samples)
-    if eval_data is None and recipe.eval_dataset:
-        eval_data = read(recipe.eval_dataset, dataset_dir=recipe.dataset_dir)
-    if eval_data is not None:
-        return rows, eval_data if isinstance(eval_data, Data) else Data(eval_data)
-    if recipe.val_size:
-        return rows.split(recipe.val_size, seed=recipe.seed)
-    if not rows:
-        raise DataError("no rows to train on.")
-    return rows, Data([])
-
-
-def encode_rows(recipe: Recipe, tokenizer: Any, rows: Data) -> Dataset:
-    """Rows -> a dataset of ``input_ids`` and ``labels``: exactly what ``ftlab.encode`` shows."""
-    options = (
-        recipe.stage,
-        recipe.train_on_prompt,
-        recipe.mask_history,
-        recipe.cutoff_len,
-        recipe.system_prompt,
-        bool(recipe.packing is not False and recipe.stage == "pt"),
-    )
-    return _encode_cached(_Fixed(rows, tokenizer), options)
-
-
-class _Fixed:
-    """Rows and tokenizer as a cache key by content: a panel encodes its data once, and a row that
-    was edited in between is encoded anew."""
-
-    def __init__(self, rows: Data, tokenizer: Any) -> None:
-        self.rows, self.tokenizer = rows, tokenizer
-        self.key = (content_hash(rows), id(tokenizer), tokenizer.chat_template)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Fixed) and self.key == other.key
-
-
-@lru_cache(maxsize=8)
-def _encode_cached(fixed: _Fixed, options: tuple[Any, ...]) -> Dataset:
-    stage, train_on_prompt, mask_history, cutoff_len, system, packing = options
-    tokenizer = fixed.tokenizer
-    texts = [row["text"] for row in fixed.rows if "text" in row]
-    if stage == "sft" and texts:
-        raise RecipeError(
-            "stage: sft needs conversations, these rows are plain text. Use stage: pt."
-        )
-    if stage == "pt" and len(texts) != len(fixed.rows):
-        raise RecipeError(
-            "stage: pt needs plain text, these rows are conversations. Use stage: sft."
-        )
-    if packing:
-        return _packed(tokenizer, texts, cutoff_len)
-    encoded = [
-        chat.encode(
-            tokenizer, chat.with_system(row, system), train_on_prompt=train_on_prompt,
-            mask_history=mask_history, cutoff_len=cutoff_len, with_tokens=False,
-        )
-        for row in fixed.rows
-    ]  # fmt: skip
-    return Dataset.from_dict(
-        {"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]}
-    )
-
-
-def _packed(tokenizer: Any, texts: list[str], window: int) -> Dataset:
-    """All texts, each closed by end-of-text, cut into windows of ``window`` tokens."""
-    end = chat.text_end_id(tokenizer)
-    ids = [i for text in texts for i in (*tokenizer(text)["input_ids"], end)]
-    windows = [ids[start : start + window] for start in range(0, len(ids), window)]
-    return Dataset.from_dict({"input_ids": windows, "labels": windows})
-
-
-def content_hash(rows: Sequence[dict[str, Any]]) -> str:
-    """sha256 over the rows' content."""
-    return hashlib.sha256(json.dumps(list(rows), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def precision_notice(recipe: Recipe) -> list[str]:
@@ -312,13 +221,14 @@ class CourseTrainer(SFTTrainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The plain loss of transformers' Trainer: TRL's entropy costs a tiny model 30 % a step."""
         inputs["use_cache"] = False
+        inputs.pop("tokens", None)
         return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
 
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """One forward and backward pass; raises NotFinite on a loss that is not finite."""
-        self.meter.tokens += int(inputs["attention_mask"].sum())
+        self.meter.tokens += int(inputs.get("attention_mask", inputs.get("tokens")).sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise NotFinite("loss")
@@ -420,11 +330,14 @@ def _trainer(
 ) -> CourseTrainer:  # fmt: skip
     disable_progress_bars()
     pad = run.tokenizer.pad_token_id
+    packed = batches.packs(run.recipe)
     with quiet_loading():
         trainer = CourseTrainer(
             model=run.model,
             args=training_arguments(run.recipe, run.folder, len(run.tokenizer)),
-            data_collator=DataCollatorForLanguageModeling(pad_token_id=pad),
+            data_collator=(batches.PackedCollator if packed else DataCollatorForLanguageModeling)(
+                pad
+            ),
             train_dataset=encoded,
             eval_dataset=encoded_eval,
             processing_class=run.tokenizer,

@@ -95,11 +95,13 @@ def test_a_yaml_1_1_string_is_read_as_the_number_it_looks_like():
         ({"stage": "dpo"}, "choose one of pt, sft"),
         ({"use_galore": True}, "has no GaLore"),
         ({"pref_beta": 0.1}, "has no preference training"),
-        ({"template": "llama9"}, "knows default, chatml"),
+        ({"template": "llama9"}, "knows alpaca, chatml.*Did you mean 'llama3'"),
         ({"val_size": 0.1, "eval_dataset": "x"}, "not both"),
         ({"train_on_prompt": True, "mask_history": True}, "exclude each other"),
         ({"bf16": True, "fp16": True}, "Choose one precision"),
-        ({"packing": True}, "stage pt only"),
+        ({"truncation_strategy": "right"}, "choose one of error, delete, left, split"),
+        ({"interleave_probs": "0.5,0.5"}, "needs mix_strategy"),
+        ({"mix_strategy": "interleave_under", "interleave_probs": "half"}, "write numbers"),
     ],
 )
 def test_a_bad_key_or_value_is_one_clear_error(values, message):
@@ -128,6 +130,17 @@ def test_a_missing_file_suggests_the_nearest(tmp_path):
 
 def test_a_feature_that_is_switched_off_may_be_named():
     Recipe(use_galore=False, quantization_bit=None, deepspeed=None, mix_strategy="concat")
+
+
+def test_packing_says_where_it_differs_from_llamafactory():
+    assert "LLaMA-Factory lets them" in Recipe(packing=True).notices[0]
+    assert not Recipe(packing=True, neat_packing=True).notices
+    assert not Recipe(stage="pt", packing=True).notices
+
+
+def test_shares_are_numbers():
+    recipe = Recipe(mix_strategy="interleave_over", interleave_probs="0.7, 0.3")
+    assert recipe.shares == [0.7, 0.3] and Recipe().shares is None
 
 
 def test_no_key_is_in_two_tables():

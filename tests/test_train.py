@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import ftlab
-from ftlab import checkpoints
+from ftlab import batches, checkpoints
 from ftlab.adapters import adapt, trainable_parameters
 from ftlab.chat import IGNORED
-from ftlab.train import CourseTrainer, encode_rows
+from ftlab.train import CourseTrainer
 
 BRIEF = {"per_device_train_batch_size": 4, "learning_rate": 2e-3, "max_steps": 3}
 
@@ -288,10 +288,10 @@ def test_a_damaged_checkpoint_is_skipped_and_named(tiny, tmp_path):
 
 def test_an_edited_row_is_encoded_anew(rows, tiny):
     recipe = brief()
-    first = encode_rows(recipe, tiny[1], rows)["input_ids"]
+    first = batches.dataset(tiny[1], rows, recipe)[0]["input_ids"]
     changed = ftlab.Data([{"messages": [dict(m) for m in row["messages"]]} for row in rows])
     changed[0]["messages"][1]["content"] = "something else"
-    second = encode_rows(recipe, tiny[1], changed)["input_ids"]
+    second = batches.dataset(tiny[1], changed, recipe)[0]["input_ids"]
     assert first[1:] == second[1:] and first[0] != second[0]
 
 
@@ -308,8 +308,10 @@ def test_text_and_conversations_need_their_own_stage(rows, tiny):
 
 
 def test_a_template_with_a_default_system_prompt_adds_it(rows, tiny):
-    plain = encode_rows(brief(), tiny[1], rows)["input_ids"][0]
-    qwen = encode_rows(brief(template="qwen"), tiny[1], rows)["input_ids"][0]
+    plain = batches.dataset(tiny[1], rows, brief())[0]["input_ids"][0]
+    recipe = brief(template="qwen")
+    qwen = batches.dataset(batches.prepared_tokenizer(tiny[1], recipe), rows, recipe)[0]
+    qwen = qwen["input_ids"][0]
     assert len(qwen) > len(plain)
     assert "created by Alibaba Cloud" in tiny[1].decode(qwen)
 

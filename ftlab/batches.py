@@ -1,0 +1,306 @@
+"""Rows -> the batches that a trainer feeds to the model: encode, shorten, pack, pad.
+
+The ids and labels are those of ``ftlab.encode``; nothing here changes one. Taught in
+notebooks/04_tokens_and_masks.ipynb.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from torch.nn.utils.rnn import pad_sequence
+
+from ftlab import chat, templates
+from ftlab.data import Data, read
+from ftlab.errors import DataError, RecipeError
+from ftlab.fit import shortened, too_long
+from ftlab.tokens import IGNORED, Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ftlab.recipe import Recipe
+
+Row = dict[str, Any]
+
+# kind of rows -> the stages that can use them
+STAGES = {
+    "messages": ("sft",), "text": ("pt",), "preference": ("rm", "dpo"), "kto": ("kto",),
+}  # fmt: skip
+_WORDS = {"messages": "conversations", "text": "plain text", "preference": "preference pairs",
+          "kto": "answers with a label (KTO)"}  # fmt: skip
+
+
+@dataclass
+class Report:
+    """What became of the rows: ``rows == kept + deleted``; ``examples`` of them are trained on."""
+
+    rows: int
+    examples: int = 0
+    deleted: list[str] = field(default_factory=list)
+    shortened: list[str] = field(default_factory=list)
+    split: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def kept(self) -> int:
+        """Rows of which something is trained."""
+        return self.rows - len(self.deleted)
+
+    def notices(self) -> list[str]:
+        """One sentence for each thing that was done to rows."""
+        done = (
+            (self.deleted, "left out, longer than cutoff_len"),
+            (self.shortened, "without their earliest turns, to fit cutoff_len"),
+            (self.split, "split into parts of at most cutoff_len tokens"),
+        )
+        lines = [
+            f"{len(rows)} of {self.rows} rows {what} (the first: {rows[0]})."
+            for rows, what in done
+            if rows
+        ]
+        return lines + [f"{n} rows: {note}." for note, n in self.notes.most_common()]
+
+
+def kind_of(rows: Sequence[Row]) -> str:
+    """ "messages", "text", "preference" or "kto"; DataError where rows are of several kinds."""
+    found = {_kind(row): n for n, row in reversed(list(enumerate(rows)))}
+    if len(found) > 1:
+        first, second = sorted(found, key=lambda kind: found[kind])[:2]
+        odd = rows[found[second]].get("source", f"row {found[second] + 1}")
+        raise DataError(
+            f"the rows are {_WORDS[first]}, but {odd} is {_WORDS[second]}. Train on one kind."
+        )
+    return next(iter(found), "messages")
+
+
+def _kind(row: Row) -> str:
+    if "text" in row or "messages" in row:
+        return "text" if "text" in row else "messages"
+    return "preference" if "chosen" in row else "kto"
+
+
+def check_stage(stage: str, rows: Sequence[Row]) -> None:
+    """RecipeError when the stage cannot use rows of this kind."""
+    kind = kind_of(rows)
+    if rows and stage not in STAGES[kind]:
+        raise RecipeError(
+            f"stage: {stage} and the data do not fit: these rows are {_WORDS[kind]}. "
+            f"Use stage: {' or '.join(STAGES[kind])}, or other data."
+        )
+
+
+def training_rows(
+    recipe: Recipe, data: Sequence[Row] | None, eval_data: Sequence[Row] | None
+) -> tuple[Data, Data]:
+    """The rows to train on and the rows held out, as the recipe's data keys say.
+
+    Raises RecipeError when the stage cannot use rows of their kind.
+    """
+    if data is None:
+        if not recipe.dataset:
+            raise RecipeError(
+                "dataset: the recipe names none and no data were passed. Set dataset."
+            )
+        data = _read(recipe)
+    rows = data if isinstance(data, Data) else Data(data)
+    if recipe.max_samples is not None:
+        rows = rows.take(recipe.max_samples)
+    if eval_data is None and recipe.eval_dataset:
+        eval_data = read(recipe.eval_dataset, dataset_dir=recipe.dataset_dir)
+    held_out = eval_data if isinstance(eval_data, Data) else Data(eval_data or [])
+    if recipe.val_size and eval_data is None:
+        rows, held_out = rows.split(recipe.val_size, seed=recipe.seed)
+    if not rows:
+        raise DataError("no rows to train on.")
+    for part in (rows, held_out):
+        check_stage(recipe.stage, part)
+    return rows, held_out
+
+
+def _read(recipe: Recipe) -> Data:
+    """The recipe's datasets: one after the other, or drawn by turns."""
+    assert recipe.dataset is not None
+    if recipe.mix_strategy == "concat":
+        return read(recipe.dataset, dataset_dir=recipe.dataset_dir)
+    from ftlab.data.mix import interleave
+
+    names = [name.strip() for name in recipe.dataset.split(",")]
+    parts = [read(name, dataset_dir=recipe.dataset_dir) for name in names]
+    return interleave(parts, recipe.shares, recipe.mix_strategy, seed=recipe.seed)
+
+
+def prepared_tokenizer(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Any:
+    """The tokenizer with the recipe's template, or as it is where the recipe names none."""
+    if recipe.template is None:
+        return tokenizer
+    return templates.apply(tokenizer, recipe.template, recipe.default_system)
+
+
+def check_parity(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: Recipe) -> None:
+    """``chat.parity`` of the first rows: DataError where training would differ from serving."""
+    for row in rows[:3]:
+        if "text" not in row:
+            row = chat.with_system(row, recipe.system_prompt)
+            chat.parity(tokenizer, row, enable_thinking=recipe.enable_thinking)
+
+
+def encode_all(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: Recipe | _Options
+) -> tuple[list[Any], Report]:
+    """Every row as ``ftlab.encode`` gives it under the recipe's keys, and what became of the rows.
+
+    A row longer than ``cutoff_len`` is an error that names it, or what ``truncation_strategy``
+    says. Raises DataError when no row is left.
+    """
+    masking = chat.Masking(recipe.train_on_prompt, recipe.mask_history, recipe.enable_thinking)
+    strategy, limit, report = recipe.truncation_strategy, recipe.cutoff_len, Report(len(rows))
+    rows = [chat.with_system(row, recipe.system_prompt) for row in rows]
+    one = partial(chat.example, tokenizer, masking=masking)
+    whole = list(map(one, rows))
+    lengths = sorted(map(len, whole))
+    advice = f"; 95 % of the rows fit in {lengths[int(0.95 * (len(lengths) - 1))]} tokens"
+    kept: list[Any] = []
+    for number, (row, found) in enumerate(zip(rows, whole, strict=True), 1):
+        parts = [found]
+        if len(found) > limit:
+            name = row.get("source", f"row {number}")
+            if strategy == "error":
+                longer = sum(length > limit for length in lengths)
+                count = f"{longer} of {len(rows)} rows are longer than {limit} tokens{advice}."
+                raise DataError(f"{too_long(row, len(found), limit)} {count}")
+            parts = shortened(one, row, limit, strategy, recipe.mask_history)
+            (
+                report.split if len(parts) > 1 else report.shortened if parts else report.deleted
+            ).append(name)
+        kept += parts
+        report.notes.update({note for part in parts for note in _notes(part)})
+    if not kept:
+        raise DataError(
+            f"0 usable rows of {len(rows)}: all are longer than cutoff_len={limit}{advice}. "
+            "Raise cutoff_len."
+        )
+    report.examples = len(kept)
+    return kept, report
+
+
+def _notes(part: Any) -> list[str]:
+    return part.notes if isinstance(part, Encoded) else part.chosen.notes + part.rejected.notes
+
+
+def dataset(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: Recipe
+) -> tuple[Dataset, Report]:
+    """Rows -> ``input_ids`` and ``labels`` (and ``seq_lengths`` where samples are packed).
+
+    ``packing`` with stage sft, and ``neat_packing`` with any, put whole samples into windows of
+    ``cutoff_len`` and keep attention inside each sample. Stage pt without ``neat_packing`` cuts one
+    long stream of texts into windows, as pre-training does. The last eight results are kept.
+    """
+    values = {item.name: getattr(recipe, item.name) for item in fields(_Options)}
+    return _dataset(_Fixed(rows, tokenizer), _Options(**values))
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The keys of a recipe on which ids and labels depend."""
+
+    stage: str
+    train_on_prompt: bool
+    mask_history: bool
+    enable_thinking: bool
+    cutoff_len: int
+    truncation_strategy: str
+    packing: bool | None
+    neat_packing: bool
+    system_prompt: str | None
+
+
+class _Fixed:
+    """What was encoded, as a cache key by content: a panel encodes its data once, and a row that
+    was edited in between is encoded anew."""
+
+    def __init__(self, rows: Sequence[Row], tokenizer: Any) -> None:
+        self.rows, self.tokenizer = rows, tokenizer
+        self.key = (content_hash(rows), id(tokenizer), str(tokenizer.chat_template))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Fixed) and self.key == other.key
+
+
+@lru_cache(maxsize=8)
+def _dataset(fixed: _Fixed, recipe: _Options) -> tuple[Dataset, Report]:
+    tokenizer = fixed.tokenizer
+    if recipe.stage == "pt" and recipe.packing is not False and not recipe.neat_packing:
+        return _stream(tokenizer, fixed.rows, recipe.cutoff_len)
+    examples, report = encode_all(tokenizer, fixed.rows, recipe)
+    columns = {key: [getattr(e, key) for e in examples] for key in ("input_ids", "labels")}
+    if not packs(recipe):
+        return Dataset.from_dict(columns), report
+    from trl import pack_dataset
+
+    disable_progress_bars()
+    # Best fit decreasing (Ding et al. 2024): the fullest window that still has room takes a sample.
+    return pack_dataset(Dataset.from_dict(columns), recipe.cutoff_len, "bfd"), report
+
+
+def packs(recipe: Recipe | _Options) -> bool:
+    """Whether whole samples share windows, with attention kept inside each."""
+    return recipe.neat_packing or bool(recipe.packing and recipe.stage != "pt")
+
+
+def _stream(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], window: int
+) -> tuple[Dataset, Report]:
+    """All texts, each closed by end-of-text, cut into windows of ``window`` tokens."""
+    examples = [chat.example(tokenizer, row, chat.Masking()) for row in rows]
+    ids = [i for example in examples for i in example.input_ids]
+    windows = [ids[start : start + window] for start in range(0, len(ids), window)]
+    report = Report(len(rows), len(windows), notes=Counter(n for e in examples for n in e.notes))
+    return Dataset.from_dict({"input_ids": windows, "labels": windows}), report
+
+
+class PackedCollator:
+    """Packed windows -> tensors [windows, longest].
+
+    Positions start anew with every sample and there is no attention mask: so transformers knows
+    where samples begin and keeps attention inside them
+    (transformers.masking_utils.find_packed_sequence_indices).
+    """
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, windows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        lists: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "position_ids": []}
+        for window in windows:
+            positions = [p for length in window["seq_lengths"] for p in range(length)]
+            # The last token of one sample must not learn to begin the next.
+            firsts = zip(window["labels"], positions, strict=True)
+            lists["input_ids"].append(window["input_ids"])
+            lists["labels"].append([label if p else IGNORED for label, p in firsts])
+            lists["position_ids"].append(positions)
+        # A padding token at position 0 is a sample of its own.
+        fill = {"input_ids": self.pad_id, "labels": IGNORED, "position_ids": 0}
+        batch = {
+            key: pad_sequence([torch.tensor(x) for x in rows], True, fill[key])
+            for key, rows in lists.items()
+        }
+        tokens = sum(map(len, lists["input_ids"]))
+        return {**batch, "tokens": torch.tensor([tokens])}
+
+
+def content_hash(rows: Sequence[Row]) -> str:
+    """sha256 over the rows' content."""
+    return hashlib.sha256(json.dumps(list(rows), sort_keys=True, default=str).encode()).hexdigest()
