@@ -67,9 +67,9 @@ def turns(row: Row) -> str:
     return line({"conversations": said})
 
 
-def again(number: int, answer: str) -> Callable[[Row], str]:
-    """A maker of lines that repeat the question of a clean row, whatever row they are given."""
-    return lambda _: line(clean_rows()[-number] | {"output": answer})
+def first_row() -> Row:
+    """The row on the first line."""
+    return clean_rows()[-1]
 
 
 # cause as the doctor calls it, what is wrong, what makes such a line of a good row
@@ -111,8 +111,9 @@ FAULTS: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
     ("HTML", "a web page's markup in the answer", answered("<p>{}<br></p>")),
     ("outer blanks", "a blank after the answer", answered("{} ")),
     ("invisible character", "a character of no width in the answer", answered("\u200b{}")),
-    ("different answers", "the first question with another answer", again(1, "Ask at the harbor office.")),
-    ("duplicate", "the first row again", lambda _: line(clean_rows()[-1])),
+    ("different answers", "the first question with another answer",
+     lambda _: answered("Ask at the harbor office.", "请去港务处问。")(first_row())),
+    ("duplicate", "the first row again", lambda _: line(first_row())),
 )  # fmt: skip
 
 # Unusual and right: nothing is to be found on these lines.
