@@ -7,6 +7,7 @@ that agree in a whole band of bins are candidates, and only candidates are compa
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,25 +16,27 @@ from numpy.typing import NDArray
 from ftlab.errors import DataError
 
 LETTERS, BINS = 5, 128
-# How far below the truth a similarity estimated from 128 bins may lie: four standard deviations.
-SLACK = 0.15
+# How far below the truth a similarity estimated from 128 bins may lie: three standard deviations.
+SLACK = 0.1
 
 
 def near_twins(texts: Sequence[str], places: Sequence[int], near: float) -> dict[int, int]:
     """place -> place of an earlier text at least this similar, among the given places."""
     if not isinstance(near, int | float) or not 0 < near <= 1:
         raise DataError(f"near={near!r} is no similarity. Fix: write one up to 1, such as 0.8.")
-    signatures = np.stack([signature(texts[place]) for place in places])
-    candidates: dict[int, set[int]] = {}
+    signed = signatures([texts[place] for place in places])
+    candidates: dict[int, dict[int, float]] = {}
     width = _band_width(near)
     for start in range(0, BINS - width + 1, width):
-        for later, earlier in _same(signatures[:, start : start + width]):
-            alike = (signatures[later] == signatures[earlier]).mean(axis=1) >= near - SLACK
-            for a, b in zip(later[alike].tolist(), earlier[alike].tolist(), strict=True):
-                candidates.setdefault(a, set()).add(b)
+        for later, earlier in _same(signed[:, start : start + width]):
+            alike = (signed[later] == signed[earlier]).mean(axis=1)
+            likely = alike >= near - SLACK
+            for a, b, c in zip(*(x[likely].tolist() for x in (later, earlier, alike)), strict=True):
+                candidates.setdefault(a, {})[b] = c
     found: dict[int, int] = {}
-    for a in sorted(candidates):
-        for b in sorted({found.get(b, b) for b in candidates[a]}):  # a twin's twin, as it stays
+    for a, likely in sorted(candidates.items()):
+        best = sorted(likely, key=likely.__getitem__)[-2:]
+        for b in {found.get(b, b) for b in best}:  # a twin's own twin stays in its place
             if similarity(texts[places[a]], texts[places[b]]) >= near:
                 found[a] = b
                 break
@@ -42,25 +45,43 @@ def near_twins(texts: Sequence[str], places: Sequence[int], near: float) -> dict
 
 def similarity(a: str, b: str) -> float:
     """Jaccard similarity of the sets of five-letter pieces, in any case of letters."""
-    pieces = [
-        {t[i : i + LETTERS] for i in range(len(t) - LETTERS + 1)} for t in map(_padded, (a, b))
-    ]
-    return len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
+    one, two = _pieces(a), _pieces(b)
+    both = len(one & two)
+    return both / (len(one) + len(two) - both)
 
 
-def signature(text: str) -> NDArray[np.uint32]:
-    """The smallest hash of the text's pieces in each bin; empty bins borrow from the next."""
-    codes = np.frombuffer(_padded(text).encode("utf-32-le"), np.uint32).astype(np.uint64)
+@lru_cache(maxsize=4096)
+def _pieces(text: str) -> set[str]:
+    text = _padded(text)
+    return {text[start : start + LETTERS] for start in range(len(text) - LETTERS + 1)}
+
+
+def signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
+    """[texts, BINS]: the smallest hash of each text's pieces in each bin."""
+    parts = (_signatures(texts[start : start + 500]) for start in range(0, len(texts), 500))
+    return np.concatenate([*parts])
+
+
+def _signatures(texts: Sequence[str]) -> NDArray[np.uint32]:
+    padded = [_padded(text) for text in texts]
+    codes = np.frombuffer("".join(padded).encode("utf-32-le"), np.uint32).astype(np.uint64)
     hashes = np.zeros(len(codes) - LETTERS + 1, np.uint64)
     for at in range(LETTERS):  # numbers of 64 bits wrap around: that is the hash
         hashes = hashes * np.uint64(0x100000001B3) + codes[at : at + len(hashes)]
-    hashes ^= hashes >> np.uint64(29)
-    hashes *= np.uint64(0x9E3779B97F4A7C15)
-    bins = (hashes >> np.uint64(57)).astype(np.intp)
-    smallest = np.full(BINS, np.iinfo(np.uint32).max, np.uint32)
-    np.minimum.at(smallest, bins, (hashes >> np.uint64(25)).astype(np.uint32))
-    filled = np.unique(bins)
-    return smallest[filled[np.searchsorted(filled, np.arange(BINS)) % len(filled)]]
+    hashes = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+    lengths = np.array([len(text) for text in padded])
+    owner, ends = np.repeat(np.arange(len(texts)), lengths), np.cumsum(lengths)
+    inside = np.arange(len(hashes)) + LETTERS <= ends[owner[: len(hashes)]]  # within one text
+    places = owner[: len(hashes)] * BINS + (hashes >> np.uint64(57)).astype(np.intp)
+    smallest = np.full(len(texts) * BINS, _EMPTY, np.uint32)
+    np.minimum.at(smallest, places[inside], (hashes[inside] >> np.uint64(25)).astype(np.uint32))
+    table = smallest.reshape(len(texts), BINS)
+    while (empty := table == _EMPTY).any():  # short texts: an empty bin borrows from the next
+        table = np.where(empty, np.roll(table, -1, axis=1), table)
+    return table
+
+
+_EMPTY = np.uint32(2**32 - 1)
 
 
 def _padded(text: str) -> str:

@@ -82,11 +82,11 @@ class Format:
         """Whether the values of a row with these marks look like this format."""
         if self.columns.get("kto_tag") == "label" and truth(row["label"]) is None:
             return False
-        if "chosen" in self.columns and self.body == self.columns["chosen"]:
-            return not isinstance(row[self.body], str)
-        if self.tags and isinstance(turns := row[self.body], str):  # a cell of a CSV file
-            return f'"{self.tags["role_tag"]}"' in turns
-        if self.tags and isinstance(turns, list) and turns and isinstance(turns[0], dict):
+        turns = row[self.body] if self.tags else None
+        if isinstance(turns, str):  # a cell of a CSV file; answers alone are texts, not turns
+            implicit = self.body == self.columns.get("chosen")
+            return not implicit and f'"{self.tags["role_tag"]}"' in turns
+        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
             return self.tags["role_tag"] in turns[0]
         return True
 

@@ -50,7 +50,7 @@ def read_turns(turns: Any, dialect: Dialect, field: str, last: str = "start") ->
         role = _role(turn, dialect, where, field)
         message = _message(turn, role, dialect, where, field)
         if role == "call" and last == "assistant" and messages:
-            _join(messages[-1], message)  # in ms-swift each call is a turn of its own
+            _join(messages[-1], message, where, field)  # in ms-swift each call is a turn of its own
             continue
         if message["role"] not in _NEXT[last]:
             expected = " or ".join(_NEXT[last])
@@ -106,7 +106,7 @@ def _message(turn: Message, role: str, dialect: Dialect, where: str, field: str)
     if calls and role not in ("assistant", "call"):
         raise Problem(f"{where}calls tools, but is from {role}", "let the assistant call", field)
     content = "" if calls and content is None else content
-    empty_ok = bool(calls) or role in ("system", "tool")
+    empty_ok = bool(calls) or role in ("system", "tool", "call")
     message = {"role": "assistant" if role == "call" else role}
     message["content"] = _content(content, empty_ok, where, field)
     weight = _weight(more, role, where, field)
@@ -170,9 +170,14 @@ def _calls(value: Any, where: str, field: str) -> list[Message]:
     return calls
 
 
-def _join(message: Message, call: Message) -> None:
-    message["content"] += call["content"]
-    message["tool_calls"] = [*message.get("tool_calls", ()), *call["tool_calls"]]
+def _join(message: Message, call: Message, where: str, field: str) -> None:
+    """Add the calls of a turn to the assistant's message before it."""
+    content, calls = call.pop("content"), call.pop("tool_calls")
+    if any(message.get(key, value) != value for key, value in call.items()):
+        raise Problem(f"{where}and the turn before it have different weights", "give one", field)
+    message |= call
+    message["content"] += content
+    message["tool_calls"] = [*message.get("tool_calls", ()), *calls]
 
 
 def read_tools(value: Any, field: str) -> list[Any]:
