@@ -12,7 +12,7 @@ from pathlib import Path
 # One thread, as in the notebooks on two cores; PyTorch reads it when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks import panel, startup, step  # noqa: E402
+from benchmarks import data, panel, startup, step  # noqa: E402
 
 # What the project promises for each figure; a figure above its goal is shown as missed.
 GOALS = {
@@ -23,6 +23,8 @@ GOALS = {
     "import ftlab, s (without Python's own start)": 0.3,
     "ftlab --help, s": 0.5,
     "ftlab train, 60 LoRA steps from a cold start, s": 8.0,
+    "diagnose 100,000 rows, slowest format, s": 20.0,
+    "read and diagnose 100,000 rows, largest peak memory, MB": 1000.0,
 }
 ROOT = Path(__file__).parent.parent
 
@@ -58,7 +60,7 @@ def table(results: dict[str, float]) -> str:
 
 def main() -> None:
     results: dict[str, float] = {}
-    for part in (startup, step, panel):
+    for part in (startup, step, panel, data):
         results |= part.measure()
     where = machine()
     path = ROOT / "benchmarks" / "results" / "cpu.json"

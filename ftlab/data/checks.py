@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from ftlab.data import mix
-from ftlab.data.patterns import PATTERNS, Pattern
+from ftlab.data.patterns import PATTERNS, Pattern, script
 from ftlab.data.records import Record
 from ftlab.errors import Error
 
@@ -25,11 +25,21 @@ Row = dict[str, Any]
 
 
 class Item(NamedTuple):
-    """A row that can be used: as the file has it, as a conversation, all its texts in one."""
+    """A row that can be used: as the file has it, as a conversation, and its texts."""
 
     record: Record
     row: Row
-    joined: str
+    texts: list[tuple[str, str]]  # (role, text) of everything that a model would read
+    joined: str  # all of them
+    question: str  # the last turn before the answer
+    answer: str  # the last answer
+
+
+def as_item(record: Record, row: Row) -> Item:
+    """A row with what the checks want to know of it."""
+    said, (turns, answer) = texts(row), dialogue(row)
+    question = str(turns[-1].get("content") or "") if turns else ""
+    return Item(record, row, said, "\0".join([text for _, text in said]), question, answer)
 
 
 class Hit(NamedTuple):
@@ -121,9 +131,12 @@ def texts(row: Row) -> list[tuple[str, str]]:
     found = []
     for part in ("messages", "prompt", "chosen", "rejected", "completion"):
         for message in row.get(part) or ():
-            calls = [json.dumps(c, ensure_ascii=False) for c in message.get("tool_calls") or ()]
-            said = (message.get("reasoning_content"), message.get("content"), *calls)
-            found += [(message["role"], text) for text in said if isinstance(text, str)]
+            role = message["role"]
+            if thought := message.get("reasoning_content"):
+                found.append((role, thought))
+            found.append((role, message.get("content") or ""))
+            for call in message.get("tool_calls") or ():
+                found.append((role, json.dumps(call, ensure_ascii=False)))
     return found
 
 
@@ -148,36 +161,6 @@ def asked(row: Row) -> str:
     )
 
 
-SCRIPTS = {
-    name: (re.compile(f"[{letters}]+"), weight)
-    for name, letters, weight in (
-        ("Latin", "A-Za-z\u00c0-\u024f", 1),
-        ("Han", "\u3400-\u9fff\U00020000-\U0002ffff", 3),  # one character says about as much as 3
-        ("Kana", "\u3040-\u30ff", 3),
-        ("Hangul", "\uac00-\ud7af", 3),
-        ("Cyrillic", "\u0400-\u052f", 1),
-        ("Greek", "\u0370-\u03ff", 1),
-        ("Arabic", "\u0600-\u06ff", 1),
-        ("Hebrew", "\u0590-\u05ff", 1),
-        ("Devanagari", "\u0900-\u097f", 1),
-        ("Thai", "\u0e00-\u0e7f", 1),
-    )
-}
-
-
-def script(text: str, least: int = 1) -> str:
-    """The script of four letters in five, "mixed", or "none" below `least` letters."""
-    sample = text[:300]
-    names = ["Latin"] if sample.isascii() else list(SCRIPTS)
-    weights = {n: SCRIPTS[n][1] * sum(map(len, SCRIPTS[n][0].findall(sample))) for n in names}
-    if 8 * weights.get("Kana", 0) > weights.get("Han", 0):  # Japanese writes both
-        weights["Kana"] += weights.pop("Han")
-    total, best = sum(weights.values()), max(weights, key=weights.__getitem__)
-    if total < least:
-        return "none"
-    return best if weights[best] >= 0.8 * total else "mixed"
-
-
 # --- patterns ------------------------------------------------------------------------------------
 
 
@@ -188,7 +171,7 @@ def _search(pattern: Pattern) -> Callable[[Exam], Iterator[Hit]]:
         for item in exam.items:
             if not pattern.may(item.joined) or regex.search(item.joined) is None:
                 continue
-            for role, text in texts(item.row):
+            for role, text in item.texts:
                 spots = regex.findall(text) if not roles or role in roles else ()
                 if spot := next(filter(pattern.means, spots), None):
                     shown = f"{spot[:2]}*** ({len(spot)} characters)" if pattern.private else ""
@@ -214,7 +197,7 @@ CHECKS += [Check(p.code, p.level, _search(p), p.remove, _replace(p)) for p in PA
 def _blanks(exam: Exam) -> Iterator[Hit]:
     """Blanks before the first word may be the indentation of code; the others say nothing."""
     for item in exam.items:
-        for role, text in texts(item.row):
+        for role, text in item.texts:
             if role != "text" and (text[-1:].isspace() or text[:1] in ("\r", "\n")):
                 yield Hit("ends with a blank, or begins with an empty line", "--fix removes it",
                           item, text, text[-1:] if text[-1:].isspace() else text[:1])  # fmt: skip
@@ -254,11 +237,11 @@ def _different_answers(exam: Exam) -> Iterator[Hit]:
     first: dict[str, tuple[Item, str]] = {}
     for item in exam.items:
         if "messages" in item.row:
-            answer = normal(dialogue(item.row)[1])
+            answer = normal(item.answer)
             earlier, known = first.setdefault(asked(item.row), (item, answer))
             if answer != known:
                 reason = f"the question of {place(earlier)} with another answer"
-                yield Hit(reason, "look whether both are true", item, spot=dialogue(item.row)[1])
+                yield Hit(reason, "look whether both are true", item, item.answer, item.answer)
 
 
 @check("contradiction", "warning")
@@ -296,8 +279,9 @@ def _other_language(exam: Exam) -> Iterable[Hit]:
     """Where every fifth row does it, it is the task."""
     hits = []
     for item in exam.items:
-        turns, answer = dialogue(item.row)
-        question = str(turns[-1].get("content")) if turns else ""
+        question, answer = item.question, item.answer
+        if question.isascii() and answer.isascii():
+            continue
         kinds = {script(question, 12), script(answer, 12)} - {"none", "mixed"}
         if len(kinds) == 2 and "```" not in answer and not _TRANSLATES.search(item.joined):
             reason = f"the question is {script(question)}, the answer {script(answer)}"
@@ -359,12 +343,12 @@ def _very_long(exam: Exam) -> Iterator[Hit]:
 
 @check("very short answer", "note")
 def _very_short(exam: Exam) -> Iterator[Hit]:
-    answers = [len(dialogue(item.row)[1]) for item in exam.items]
+    answers = [len(item.answer) for item in exam.items]
     usual = statistics.median(answers) if len(answers) > 9 else 0
     for item, length in zip(exam.items, answers, strict=True):
         if 0 < length <= usual / 20:
             reason = f"{length} characters; the middle one has {usual:g}"
-            yield Hit(reason, "look at the row", item, spot=dialogue(item.row)[1])
+            yield Hit(reason, "look at the row", item, item.answer, item.answer)
 
 
 # --- checks of tokens -----------------------------------------------------------------------------

@@ -6,12 +6,9 @@ broken is left out with its reason, so rows read = rows written + rows left out.
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
@@ -23,10 +20,11 @@ from ftlab.data.formats import FORMATS
 from ftlab.data.patterns import PATTERNS
 from ftlab.data.read import file_type
 from ftlab.data.records import Problem, Record
+from ftlab.data.write import _WRITERS as WRITERS
 from ftlab.errors import DataError
 
 if TYPE_CHECKING:
-    from ftlab.data.doctor import Report
+    from ftlab.data.report import Report
 
 Change = dict[str, Any]
 Mend = Callable[[str], str]
@@ -70,7 +68,8 @@ def _mend_all(report: Report, changes: list[Change]) -> tuple[list[Record], dict
     A row that can be read again may show faults that nobody could see before: so it is examined
     again until nothing changes.
     """
-    mended, reasons, examined = report.records, {}, False
+    reasons: dict[Key, str] = {}
+    mended, examined = report.records, False
     codes = _codes((one.path, one.row, one.code) for one in report.findings)
     for _ in range(5):
         before = len(changes)
@@ -164,33 +163,13 @@ def _texts(value: Any, field: str, mends: Sequence[Mend], log: Callable[..., Any
 
 def _write(path: Path, values: list[Change]) -> None:
     """Values as their files have them, whole or not at all."""
-    kind, packed = file_type(path)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        beside = Path(folder, "out")
-        if kind == ".parquet":
-            import pyarrow
-            import pyarrow.parquet
-
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(values), beside)
-        else:
-            data = _text(values, kind).encode()
-            beside.write_bytes(gzip.compress(data, mtime=0) if packed else data)
-        os.replace(beside, path)
-
-
-def _text(values: list[Change], kind: str) -> str:
-    lines = [json.dumps(value, ensure_ascii=False) for value in values]
-    if kind == ".json":
-        return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
-    if kind == ".jsonl":
-        return "\n".join(lines) + "\n"
-    if kind == ".txt" and all(value.keys() == {"text"} for value in values):
-        return "".join(value["text"] + "\n" for value in values)
-    names = dict.fromkeys(name for value in values for name in value)
-    if kind in (".csv", ".tsv") and all(isinstance(v, str) for row in values for v in row.values()):
-        table = csv.DictWriter(out := io.StringIO(newline=""), list(names), restval="",
-                               delimiter="\t" if kind == ".tsv" else ",")  # fmt: skip
-        table.writeheader()
-        table.writerows(values)
-        return out.getvalue()
-    raise DataError(f"a {kind} file cannot hold these rows. Fix: name a .jsonl file.")
+    suffix, packed = file_type(path)
+    texts = all(isinstance(v, str) for value in values for v in value.values())
+    lines = texts and all(v.keys() == {"text"} and "\n" not in v["text"] for v in values)
+    fits = {".txt": lines, ".csv": texts, ".tsv": texts}.get(suffix, suffix in WRITERS)
+    if not fits:
+        raise DataError(f"{path}: a {suffix} file cannot hold these rows. Fix: name a .jsonl file.")
+    content = WRITERS[suffix](values)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_bytes(gzip.compress(content, mtime=0) if packed else content)
+    os.replace(beside, path)

@@ -1,4 +1,4 @@
-"""What can be wrong inside one text: a table of patterns, each with its cause and its cure.
+"""Inside one text: a table of patterns, each with its cause and its cure; the script it is in.
 
 `ftlab.data.checks` looks for them in all texts of all rows. Taught in
 notebooks/03_data_formats.ipynb.
@@ -66,8 +66,10 @@ def _is_citizen(digits: str) -> bool:
 Test = Callable[[str], Any]
 
 
-def _has(*words: str) -> Test:
-    return lambda text: any(word in text for word in words)
+def _has(first: str, *others: str) -> Test:
+    if not others:
+        return lambda text: first in text
+    return lambda text: first in text or any(word in text for word in others)
 
 
 class Pattern(NamedTuple):
@@ -102,12 +104,12 @@ _MASK = "--fix writes a word in its place; ask whether it may be used at all"
 PATTERNS = (
     Pattern(
         "control token", "error", _has("<", "["), _TOKEN,
-        "a control token of chat templates inside the text",
+        "a control token inside the text",
         "remove it, or let --fix break it with a space", _disarm, "system user tool text",
     ),
     Pattern(
         "end token in answer", "error", _has("<", "["), _TOKEN,
-        "a control token inside the answer: the template adds its own", _BY_FIX, _disarm,
+        "a control token, and the template adds its own", _BY_FIX, _disarm,
         "assistant",
     ),
     Pattern(
@@ -162,3 +164,38 @@ PATTERNS = (
         "HTML inside the text (ftlab shows it escaped)", "keep it if the model should write it",
     ),
 )  # fmt: skip
+
+
+# name -> its letters, and how many Latin letters say as much as one of them
+SCRIPTS = {
+    name: (re.compile(f"[{letters}]+"), weight)
+    for name, letters, weight in (
+        ("Latin", "A-Za-z\u00c0-\u024f", 1),
+        ("Han", "\u3400-\u9fff\U00020000-\U0002ffff", 3),
+        ("Kana", "\u3040-\u30ff", 3),
+        ("Hangul", "\uac00-\ud7af", 3),
+        ("Cyrillic", "\u0400-\u052f", 1),
+        ("Greek", "\u0370-\u03ff", 1),
+        ("Arabic", "\u0600-\u06ff", 1),
+        ("Hebrew", "\u0590-\u05ff", 1),
+        ("Devanagari", "\u0900-\u097f", 1),
+        ("Thai", "\u0e00-\u0e7f", 1),
+    )
+}
+_OTHERS = re.compile("[\u0370-\u1fff\u3040-\u30ff\uac00-\ud7af]")
+
+
+def script(text: str, least: int = 1) -> str:
+    """The script of four letters in five, "mixed", or "none" below `least` letters."""
+    sample = text[:200]
+    names = ["Latin"] if sample.isascii() else ["Latin", "Han"]
+    weights = dict.fromkeys(SCRIPTS if _OTHERS.search(sample) else names, 0)
+    for name in weights:
+        letters, weight = SCRIPTS[name]
+        weights[name] = weight * len("".join(letters.findall(sample)))
+    if 8 * weights.get("Kana", 0) > weights.get("Han", 0):  # Japanese writes both
+        weights["Kana"] += weights.pop("Han")
+    total, best = sum(weights.values()), max(weights, key=weights.__getitem__)
+    if total < least:
+        return "none"
+    return best if weights[best] >= 0.8 * total else "mixed"
