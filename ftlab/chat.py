@@ -199,7 +199,9 @@ def _encode_text(tokenizer: PreTrainedTokenizerBase, row: Row, with_tokens: bool
     ids, _ = _tokenize(tokenizer, text, [match.start() + 1 for match in found])
     # The base model ends its texts with <|endoftext|>, not with the end of a chat turn.
     ids = [*_missing_bos(tokenizer, ids), *ids, text_end_id(tokenizer)]
-    notes = [f"{token!r} in the text is encoded as text" for token in {m.group() for m in found}]
+    notes = [
+        f"{token!r} in a text is encoded as plain text" for token in {m.group() for m in found}
+    ]
     whole = ["text"] * len(ids)
     return _finished(tokenizer, row, ids, whole, ["trained"] * len(ids), notes, with_tokens)
 
@@ -273,7 +275,7 @@ def _pieces_of(
         reached = 0
         for begin, end in part["offset_mapping"]:
             # Some tokenizers leave a token's leading blank out of its span.
-            spans.append((start + min(begin, max(reached, 0)), start + end))
+            spans.append((start + min(begin, reached), start + end))
             reached = end
     return ids, spans
 

@@ -225,7 +225,10 @@ class Chat:
         if not written:
             return [], []
         found = [
-            (match.start() + 1, f"{match.group()!r} in {named[field.message]!r} is encoded as text")
+            (
+                match.start() + 1,
+                f"{match.group()!r} in a {named[field.message]} text is encoded as plain text",
+            )
             for field in self.fields or []
             for match in self._control(field.message).finditer(self.text, field.start, field.end)
         ]

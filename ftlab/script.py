@@ -26,7 +26,7 @@ FILES = {files!r}
 SYSTEM = {system!r}  # system prompt of rows that bring none
 
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
-model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype!r})
+{template}model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype!r})
 '''
 
 _ALPACA = '''
@@ -71,8 +71,8 @@ END = "<|endoftext|>" if "<|endoftext|>" in tokenizer.get_vocab() else tokenizer
 
 
 def to_messages(row):
-    """One text, closed by end-of-text."""
-    return {{"text": row["{prompt}"] + END}}
+    """One text, closed by end-of-text (SFTTrainer would add the end of a chat turn to a text)."""
+    return {{"input_ids": tokenizer(row["{prompt}"] + END)["input_ids"]}}
 '''
 
 _DATA = """
@@ -106,6 +106,9 @@ def training_script(recipe: Recipe) -> str:
 
     if not recipe.dataset:
         raise RecipeError("dataset: the recipe names none, so a script could not load it.")
+    for key, plain in _BEYOND_A_SCRIPT.items():
+        if getattr(recipe, key) != plain:
+            raise RecipeError(f"{key}: a plain TRL script cannot do that. Leave it at {plain!r}.")
     files, form = _files(recipe)
     lora = recipe.finetuning_type == "lora"
     head = _HEAD.format(
@@ -115,6 +118,7 @@ def training_script(recipe: Recipe) -> str:
         model=model_folder(recipe.model_name_or_path),
         files=files,
         system=recipe.system_prompt,
+        template=_template(recipe),
         dtype=pick_dtype(pick_device().value).value,
     )
     held_out = f"rows.train_test_split(test_size={_size(recipe.val_size)}, seed={recipe.seed})"
@@ -136,6 +140,31 @@ def training_script(recipe: Recipe) -> str:
         output=recipe.output_dir or "out",
     )
     return head + _converter(form) + data + tail
+
+
+# keys whose effect TRL has no argument for, with the value that has none
+_BEYOND_A_SCRIPT = {
+    "mask_history": False, "truncation_strategy": "error", "mix_strategy": "concat",
+}  # fmt: skip
+
+
+def _template(recipe: Recipe) -> str:
+    """The lines that give the tokenizer the recipe's chat format."""
+    lines = []
+    if recipe.template:
+        from transformers import AutoTokenizer
+
+        from ftlab import templates
+        from ftlab.models import model_folder
+
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(recipe.model_name_or_path))
+        tokenizer = templates.apply(tokenizer, recipe.template, recipe.default_system)
+        lines += [f"tokenizer.chat_template = {tokenizer.chat_template!r}"]
+        lines += [f"tokenizer.eos_token = {tokenizer.eos_token!r}"]
+    if not recipe.enable_thinking:
+        off = "{%- set enable_thinking = false %}"
+        lines += [f"tokenizer.chat_template = {off!r} + tokenizer.chat_template"]
+    return "".join(f"{line}\n" for line in lines)
 
 
 _FREEZE = """TRAINED = {names!r}
@@ -173,6 +202,7 @@ def _arguments(recipe: Recipe) -> str:
 
     from trl import SFTConfig
 
+    from ftlab.batches import packs
     from ftlab.train import training_arguments
 
     ours = training_arguments(recipe, Path(recipe.output_dir or "out"))
@@ -184,6 +214,10 @@ def _arguments(recipe: Recipe) -> str:
         "max_length": recipe.cutoff_len,
         "gradient_checkpointing": recipe.gradient_checkpointing,
     }
+    if packs(recipe):
+        values |= {"packing": True, "packing_strategy": "bfd"}
+    elif recipe.stage == "pt" and recipe.packing is not False:
+        values |= {"packing": True, "packing_strategy": "wrapped"}
     return "\n".join(f"        {key}={_plain(value)!r}," for key, value in values.items())
 
 

@@ -33,7 +33,7 @@ REASONS = {
 _FOLD = 240  # tokens that show before the rest folds away
 
 _TILE = (
-    "display:inline-block;margin:1px;padding:0 3px;border-radius:3px;line-height:1.25;"
+    "display:inline-block;margin:2px 1px;padding:0 3px;border-radius:3px;line-height:1.25;"
     "text-align:center;color:#111;unicode-bidi:isolate;"
 )
 _UNDERLINE = "border-bottom:3px solid #0060a8;"

@@ -188,7 +188,7 @@ def test_control_tokens_written_in_a_text_are_encoded_as_text(tokenizer, place):
         number = tokenizer.convert_tokens_to_ids(token)
         assert enc.input_ids.count(number) == plain.input_ids.count(number)
     assert attack in tokenizer.decode(enc.input_ids)
-    assert "is encoded as text" in enc.notes[0] and "Note" in enc._repr_html_()
+    assert "is encoded as plain text" in enc.notes[0] and "Note" in enc._repr_html_()
     asked = prompt_ids(tokenizer, row[:2])
     assert asked == enc.input_ids[: len(asked)]  # the same at generation
 

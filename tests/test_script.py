@@ -18,9 +18,18 @@ BRIEF = {
 }
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_script_runs_without_ftlab_and_gives_the_same_losses(method, tmp_path):
-    recipe = ftlab.Recipe(**BRIEF, finetuning_type=method, output_dir=str(tmp_path / "out"))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"finetuning_type": "full"},
+        {"template": "qwen", "enable_thinking": False},
+        {"neat_packing": True, "cutoff_len": 128},
+        {"stage": "pt", "dataset": "world_text", "cutoff_len": 32},
+    ],
+)
+def test_the_script_runs_without_ftlab_and_gives_the_same_losses(changes, tmp_path):
+    recipe = ftlab.Recipe(**{**BRIEF, **changes}, output_dir=str(tmp_path / "out"))
     script = tmp_path / "train.py"
     script.write_text(
         "import sys\nsys.modules['ftlab'] = None  # importing it would fail\n"
@@ -57,6 +66,13 @@ def test_turns_are_converted_by_their_tags(tmp_path):
     )
     source = ftlab.Recipe(dataset=str(path)).to_python()
     assert "'human': 'user'" in source and 'turn["from"]' in source
+
+
+@pytest.mark.parametrize("key", ["mask_history", "truncation_strategy", "mix_strategy"])
+def test_what_a_plain_script_cannot_do_is_refused(key):
+    value = {"mask_history": True, "truncation_strategy": "left", "mix_strategy": "interleave_over"}
+    with pytest.raises(ftlab.RecipeError, match=f"{key}: a plain TRL script cannot"):
+        ftlab.Recipe(**{**BRIEF, key: value[key]}).to_python()
 
 
 def test_a_recipe_without_data_says_so():
