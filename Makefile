@@ -10,7 +10,7 @@ TORCH     := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all outputs world bench lint stamp
+.PHONY: help lab test test-all fuzz outputs world bench lint stamp
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(VENV)/.ready-test  ## tests, and every notebook from top to bottom
 
 test-all: test  ## the same, and every notebook with its exercises solved
 	@$(PY) -m tools.notebooks solve
+
+fuzz: $(VENV)/.ready-test  ## damage 10,000 data files: only a clear message may come out
+	@FTLAB_FUZZ=10000 $(PY) -m pytest -o addopts="" -q tests/test_fuzz_data.py
 
 outputs: $(VENV)/.ready-test  ## run every notebook and store its outputs (NB=notebooks/00_... for one)
 	@$(PY) -m tools.notebooks outputs $(NB)

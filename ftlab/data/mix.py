@@ -118,6 +118,7 @@ def mix(*datas: Data, ratio: str | Sequence[float], n: int | None = None, seed: 
     >>> len(mix(Data([{"text": "a"}] * 70), Data([{"text": "b"}] * 50), ratio="5:5"))
     100
     """
+    _check_not_empty(datas)
     shares = _shares(ratio, len(datas), "mix: ratio")
     if n is None:
         n = math.floor(min(len(data) / share for data, share in zip(datas, shares, strict=True)))
@@ -146,6 +147,7 @@ def interleave(
     up; "interleave_over": until each has, the others starting again. probs: how often each has its
     turn (`interleave_probs`); without it each in turn.
     """
+    _check_not_empty(datas)
     known = ("concat", "interleave_under", "interleave_over")
     if strategy not in known:
         raise DataError(f"mix_strategy={strategy!r}. Fix: write one of {', '.join(known)}.")
@@ -163,6 +165,11 @@ def interleave(
             break
     notes = (f"{n} from {len(d)} rows of {d.name}" for n, d in zip(used, datas, strict=True))
     return _joined(datas, rows, f"{strategy}: {'; '.join(notes)}")
+
+
+def _check_not_empty(datas: Sequence[Data]) -> None:
+    if not datas or not all(datas):
+        raise DataError("mix: a dataset is empty or none is given. Fix: give rows to mix.")
 
 
 def _turns(count: int, probs: Sequence[float] | None, seed: int) -> Iterator[int]:

@@ -215,8 +215,8 @@ def _json(value: Any) -> str:
 
 
 def _one_line(row: Row, form: Format) -> Row:
-    text, others = row["text"], sorted(row.keys() - {"text"})
-    if form.kind != "text" or others or "\n" in text or "\r" in text:
+    others = sorted(row.keys() - {"text"})
+    if others or "\n" in row["text"] or "\r" in row["text"]:
         what = f"the field {others[0]!r}" if others else "line breaks"
         raise Problem(f"a text file holds one text a line, not {what}", "save it as JSONL")
     return row
