@@ -164,6 +164,46 @@ def test_the_same_token_in_question_and_answer_has_two_places(tmp_path: Path) ->
     assert found[0].column < found[1].column
 
 
+def test_places_in_files_of_other_kinds(tmp_path: Path) -> None:
+    table = tmp_path / "my.csv"
+    table.write_text('instruction,output\r\n"Is it,\nnow?","Yes, 1\n</s>"\r\nNo?,No.\r\n', "utf-8")
+    found = diagnose(table).where("end token in answer")
+    assert [(one.line, one.column, one.row, one.field) for one in found] == [(4, 1, 1, "output")]
+    lines = tmp_path / "my.txt"
+    lines.write_text("One.\n\nTwo<|im_end|>\n", "utf-8")
+    found = diagnose(lines).where("control token")
+    assert [(one.line, one.column, one.row) for one in found] == [(3, 4, 2)]
+    packed = tmp_path / "my.jsonl.gz"
+    packed.write_bytes(gzip.compress(json.dumps(chat("Is it?", "Yes.</s>")).encode()))
+    (one,) = diagnose(packed).where("end token in answer")
+    assert (one.line, one.column) == (1, len('{"instruction": "Is it?", "output": "Yes.') + 1)
+    arrow = pytest.importorskip("pyarrow")
+    columnar = tmp_path / "my.parquet"
+    rows = [good(0), chat("Is it?", "Yes.</s>")]
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), columnar)
+    (one,) = diagnose(columnar).where("end token in answer")
+    assert (one.row, one.field, one.column) == (2, "output", None)
+
+
+def test_tools_and_thoughts_are_looked_at_too(tmp_path: Path) -> None:
+    call = {
+        "type": "function",
+        "function": {"name": "mail", "arguments": {"to": "ada@harbor.town"}},
+    }
+    turns = [
+        {"role": "user", "content": "Write to her."},
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "Hm.</s>"},
+        {"role": "tool", "content": "sent to 13800138000"},
+        {"role": "assistant", "content": "Done."},
+    ]
+    report = diagnose(write(tmp_path, [{"messages": turns}]))
+    assert {(one.code, one.field) for one in report.findings if one.code != "few rows"} == {
+        ("e-mail address", "messages[1].tool_calls[0].function.arguments.to"),
+        ("end token in answer", "messages[1].reasoning_content"),
+        ("phone number", "messages[2].content"),
+    }
+
+
 # --- causes that need several rows ----------------------------------------------------------------
 
 
@@ -446,6 +486,20 @@ def test_what_a_fix_writes(tmp_path: Path) -> None:
     assert fields == [(1, "instruction"), (1, "output"), (2, "Instruction "), (2, "output"),
                       (3, "output"), (4, "output"), (6, "removed")]  # fmt: skip
     assert changes[3]["before"] == 42 and "duplicate" in changes[-1]["removed"]
+
+
+@pytest.mark.parametrize(
+    "text", ["instruction,output\nIs it?,Yes.</s>\nNo?,No. \n", "Is it?</s>\n13800138000\n"]
+)
+def test_a_table_stays_a_table_and_a_text_a_text(text: str, tmp_path: Path) -> None:
+    suffix = ".csv" if "," in text else ".txt"
+    path, out = tmp_path / f"my{suffix}", tmp_path / f"out{suffix}"
+    path.write_text(text, "utf-8")
+    diagnose(path).fixed(out)
+    expected = text.replace("</s>", "").replace("No. ", "No.").replace("13800138000", "[phone]")
+    assert out.read_text("utf-8").replace("\r", "") == expected
+    with pytest.raises(ftlab.DataError, match="cannot hold"):
+        diagnose(write(tmp_path, [good(0) | {"n": 1}, good(1)])).fixed(tmp_path / "new.csv")
 
 
 def test_a_fix_overwrites_nothing(tmp_path: Path) -> None:

@@ -335,10 +335,11 @@ def _labels(exam: Exam) -> Iterator[Hit]:
 
 @check("very long", "note")
 def _very_long(exam: Exam) -> Iterator[Hit]:
-    usual = statistics.median(exam.lengths) if len(exam.items) > 9 else float("inf")
-    for item, length in zip(exam.items, exam.lengths, strict=True):
-        if length > 10 * max(usual, 20):
-            yield Hit(f"{length} long; the middle one is {usual:g}", "look at the row", item)
+    usual = statistics.median(len(one.joined) for one in exam.items) if len(exam.items) > 9 else 0
+    for item in exam.items if usual else ():
+        if len(item.joined) > 10 * max(usual, 20):
+            reason = f"{len(item.joined):,} characters; the middle row has {usual:g}"
+            yield Hit(reason, "look at the row", item)
 
 
 @check("very short answer", "note")
@@ -347,7 +348,7 @@ def _very_short(exam: Exam) -> Iterator[Hit]:
     usual = statistics.median(answers) if len(answers) > 9 else 0
     for item, length in zip(exam.items, answers, strict=True):
         if 0 < length <= usual / 20:
-            reason = f"{length} characters; the middle one has {usual:g}"
+            reason = f"{length} characters; the middle answer has {usual:g}"
             yield Hit(reason, "look at the row", item, item.answer, item.answer)
 
 

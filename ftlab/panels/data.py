@@ -82,8 +82,9 @@ class DataPanel:
 
     def still(self) -> Still:
         """Report and row as they are shown now."""
-        words = str(self.report) if self.report is not None else "not checked yet"
-        return Still(f"{self._report.value}{self._row.value}", words)
+        if self.report is None:
+            return Still(self._report.value, "not checked yet")
+        return Still(f"{self.report._repr_html_()}{self._row.value}", str(self.report))
 
     def close(self) -> None:
         """Take the panel off the page."""
@@ -107,7 +108,8 @@ class DataPanel:
             self.report, self._places, self._row.value = None, [], ""
             self._say(str(error), bad=True)
             return
-        self._report.value = self.report._repr_html_()
+        view = self.report._repr_html_()
+        self._report.value = f"<div style='max-height:330px;overflow:auto'>{view}</div>"
         causes = [(f"{code} ({count:,})", code) for code, count in self.report.counts.items()]
         self.cause.options = [(f"{ALL} ({self.report.rows_read:,})", ALL), *causes]
         self._choose()
@@ -168,13 +170,17 @@ class DataPanel:
     def _build(self, name: str) -> None:
         from ftlab import templates
 
-        wide = {"style": {"description_width": "auto"}, "layout": w.Layout(width="auto")}
+        wide: dict[str, Any] = {
+            "style": {"description_width": "auto"},
+            "layout": w.Layout(width="auto", margin="0 14px 4px 0"),
+        }
         self.name = w.Text(value=str(name), description="file or dataset", **wide)
         self.button = w.Button(description="Check", button_style="primary")
         self.button.on_click(lambda _: self.check())
         self.button.add_class("ftlab-button")
         self.cause = w.Dropdown(options=[(ALL, ALL)], value=ALL, description="rows", **wide)
         self.number = w.IntSlider(value=1, min=1, max=1, description="number", **wide)
+        self.number.layout = w.Layout(width="260px", margin="0 14px 4px 0")
         self.toggles = {
             name: w.Checkbox(value=False, description=name, indent=False, layout=wide["layout"])
             for name in ("train_on_prompt", "mask_history")
