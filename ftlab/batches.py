@@ -70,27 +70,10 @@ class Report:
         return lines + [f"{n} rows: {note}." for note, n in self.notes.most_common()]
 
 
-def kind_of(rows: Sequence[Row]) -> str:
-    """ "messages", "text", "preference" or "kto"; DataError where rows are of several kinds."""
-    found = {_kind(row): n for n, row in reversed(list(enumerate(rows)))}
-    if len(found) > 1:
-        first, second = sorted(found, key=lambda kind: found[kind])[:2]
-        odd = rows[found[second]].get("source", f"row {found[second] + 1}")
-        raise DataError(
-            f"the rows are {_WORDS[first]}, but {odd} is {_WORDS[second]}. Train on one kind."
-        )
-    return next(iter(found), "messages")
-
-
-def _kind(row: Row) -> str:
-    if "text" in row or "messages" in row:
-        return "text" if "text" in row else "messages"
-    return "preference" if "chosen" in row else "kto"
-
-
-def check_stage(stage: str, rows: Sequence[Row]) -> None:
-    """RecipeError when the stage cannot use rows of this kind."""
-    kind = kind_of(rows)
+def check_stage(stage: str, rows: Data) -> None:
+    """RecipeError when the stage cannot use rows of this kind, DataError for several kinds."""
+    rows.check_one_kind()
+    kind = rows.kind
     if rows and stage not in STAGES[kind]:
         raise RecipeError(
             f"stage: {stage} and the data do not fit: these rows are {_WORDS[kind]}. "

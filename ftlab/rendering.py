@@ -90,14 +90,18 @@ class Chat:
         return texts[0], list(spans[0]) if marked else None
 
     def _check_complete(self) -> None:
-        """DataError for a message that the template leaves out or rewrites (thoughts may go)."""
+        """DataError for what the template leaves out or rewrites (thoughts may go)."""
+        wanted = [("the tools", tool["function"].get("name")) for tool in self.tools or []]
         for number, message in enumerate(self.messages, 1):
-            content = message.get("content")
-            core = content.split("</think>")[-1].strip() if isinstance(content, str) else ""
-            if core not in self.text:
+            what, content = f"message {number} ({message['role']})", message.get("content")
+            wanted += [(what, content.split("</think>")[-1] if isinstance(content, str) else "")]
+            calls = message.get("tool_calls") or []
+            wanted += [(what, call.get("function", call).get("name")) for call in calls]
+        for what, text in wanted:
+            if (text or "").strip() not in self.text:
                 raise DataError(
                     f"{place(self.row)}the chat template of {_name(self.tokenizer)} leaves out or "
-                    f"rewrites message {number} ({message['role']}). Choose another template."
+                    f"rewrites {what}. Choose another template."
                 )
 
     @cached_property
@@ -283,11 +287,11 @@ class _Marker:
 def _widened(text: str, content: tuple[int, str, str], start: int, end: int) -> Field:
     """The field with the white space and tags at its edges, where the template kept them."""
     message, before, after = content
-    for edge in (before, before.lstrip()):
+    for edge in (before, before.lstrip(), json.dumps(before, ensure_ascii=False)[1:-1]):
         if edge and text.endswith(edge, 0, start):
             start -= len(edge)
             break
-    for edge in (after, after.rstrip()):
+    for edge in (after, after.rstrip(), json.dumps(after, ensure_ascii=False)[1:-1]):
         if edge and text.startswith(edge, end):
             end += len(edge)
             break

@@ -236,8 +236,8 @@ def test_a_stage_and_rows_that_do_not_fit_are_both_named_before_anything_loads(s
 
 
 def test_rows_of_two_kinds_are_an_error_that_names_one():
-    with pytest.raises(ftlab.DataError, match="conversations, but b:2 is plain text"):
-        batches.kind_of([SHORT, {**TEXTS[0], "source": "b:2"}])
+    with pytest.raises(ftlab.DataError, match="b:2 is plain text and a.json:1 is a conversation"):
+        ftlab.train(recipe(), [SHORT, {**TEXTS[0], "source": "b:2"}])
 
 
 def test_a_recipe_template_gives_a_base_tokenizer_its_chat_format(tiny):

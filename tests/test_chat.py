@@ -273,6 +273,15 @@ def test_a_template_that_would_train_something_else_is_refused(template, error, 
         ftlab.encode(tok, {"messages": TALK, "source": "a.json:1"})
 
 
+@pytest.mark.parametrize("part_left_out", ["tools", "tool_calls"])
+def test_tools_that_a_template_has_no_place_for_are_not_lost(part_left_out):
+    row = {"messages": TALK, "tools": [TOOL]}
+    if part_left_out == "tool_calls":
+        row = {"messages": [TALK[0], {**TALK[1], "tool_calls": [CALL]}]}
+    with pytest.raises(ftlab.DataError, match="leaves out or rewrites (the tools|message 2)"):
+        ftlab.encode(tokenizer_for(CHATML), row)
+
+
 def test_a_system_turn_in_the_middle_is_left_to_the_template(tokenizer):
     row = [*TALK[:2], {"role": "system", "content": "Be brief."}, *TALK[2:]]
     assert part(tokenizer, ftlab.encode(tokenizer, row), "system") == "Be brief."
