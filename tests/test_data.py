@@ -104,6 +104,25 @@ def test_columns_that_play_no_part_are_kept(tmp_path: Path) -> None:
     assert row["extra"] == {"fact": "home", "n": 3}
 
 
+def test_an_optional_field_may_be_missing_and_a_key_may_repeat_from_row_to_row(
+    tmp_path: Path,
+) -> None:
+    half = {key: value for key, value in GOOD.items() if key != "input"}
+    data = read(save(tmp_path, [GOOD | {"id": 7}, half | {"id": 7}, half | {"note": "x"}]))
+    assert len(data) == 3 and data.reason.endswith("not used: 'id', 'note'")
+
+
+def test_one_very_long_line_is_read_and_a_larger_file_than_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, [GOOD | {"output": "long " * 2_000_000}])
+    assert len(read(path)[0]["messages"][1]["content"]) == 10_000_000
+    packed = save(tmp_path, gzip.compress(path.read_bytes()), "rows.jsonl.gz")
+    monkeypatch.setattr(sys.modules["ftlab.data.read"], "LARGEST", 2**20)
+    for file in (path, packed):  # a small packed file may hold very much
+        assert "holds more than 1 MiB. Fix: split the file" in refusal(file)
+
+
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_arrays_and_lines_are_told_apart_by_content(

@@ -139,6 +139,7 @@ def test_a_preference_dataset_is_read_in_full(folder: Path) -> None:
             {"ranking": True, "columns": {"prompt": "instruction", "response": "output"}},
             'write "ranking": false',
         ),
+        ({"ranking": True, "formatting": "text"}, "are no preference pairs"),
         ({"ranking": "yes"}, "ranking='yes'. Fix: write true or false"),
         ({"subset": "en"}, "says a part of a hub dataset"),
         ({"split": "validation"}, "says a part of a hub dataset"),

@@ -151,6 +151,8 @@ def choose(
         found = [replace(form, columns=columns, named=True) for form in alone]
     elif ranking:
         found = [form for form in found if form.kind == "preference"]
+    if not found:
+        raise DataError(f"{place}: {name} rows are no preference pairs. Fix: remove ranking.")
     return found
 
 

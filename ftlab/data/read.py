@@ -46,19 +46,19 @@ def file_type(path: Path) -> tuple[str, bool]:
     raise DataError(f"{path}: unknown file type. Fix: ftlab knows {known}, and .gz of the text.")
 
 
-_LARGEST = 2**31  # bytes of one file, unpacked: a small .gz can hold any number of them
+LARGEST = 2**31  # bytes of one file, unpacked: a small .gz can hold any number of them
 
 
 def _read_bytes(path: Path, packed: bool) -> bytes:
     try:
         with gzip.open(path) if packed else open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
+            data = file.read(LARGEST + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}). Fix: pack it again.") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}. Fix: check the path.") from error
-    if len(data) > _LARGEST:
-        raise DataError(f"{path}: holds more than {_LARGEST >> 30} GiB. Fix: split the file.")
+    if len(data) > LARGEST:
+        raise DataError(f"{path}: holds more than {LARGEST >> 20} MiB. Fix: split the file.")
     return data
 
 
@@ -91,7 +91,7 @@ def _text_rows(text: str, path: Path) -> Lines:
 
 def _csv_rows(text: str, path: Path) -> Lines:
     """Rows of a table with a header line; every value is text."""
-    csv.field_size_limit(_LARGEST - 1)  # by default a cell ends the reading at 128 KiB
+    csv.field_size_limit(LARGEST - 1)  # by default a cell ends the reading at 128 KiB
     head = text[: line_end(text, 0)]
     mark = "," if "," in head else next((mark for mark in ";\t" if mark in head), ",")
     table = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
