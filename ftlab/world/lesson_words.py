@@ -174,7 +174,6 @@ WATERSIDE = (
     "the north pier",
     "the south pier",
     "the shipyard",
-    "the boathouse",
     "the fish hall",
     "the bridge",
 )

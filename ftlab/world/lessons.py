@@ -23,7 +23,7 @@ ANSWER_STYLE = 0  # the answer is the first statement of the fact
 
 KEEPER_TALKS = 120  # a language
 SUMS = {False: 200, True: 100}  # a language; False: to train, True: held out
-CALLS = {False: 60, True: 15}  # a tool and language
+CALLS = {False: 90, True: 15}  # a tool and language
 TOOLS_OFFERED = 2  # in a row: the right tool and others
 PAIRS = {False: 200, True: 60}  # a language
 LABELS = 150  # a language
