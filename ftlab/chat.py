@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ftlab.errors import DataError, ModelError
 from ftlab.fit import shortened, too_long
-from ftlab.rendering import Chat, Row, Span, controls, place, tools_of
+from ftlab.rendering import Chat, Row, Span, controls, place, said, tools_of
 from ftlab.tokens import IGNORED, Encoded, EncodedPair
 
 Messages = Sequence[Row]
@@ -152,9 +152,10 @@ def parity(
         raise DataError(f"{place(row)}the first token of the last answer would not be trained.")
     learned = tokenizer.decode([i for i in whole.labels if i != IGNORED])
     for message in row["messages"]:
-        said = (message.get("content") or "").split("</think>")[-1].strip()
-        if message["role"] == "assistant" and message.get("weight", 1) and said not in learned:
-            raise DataError(f"{place(row)}the trained tokens do not read as the answer {said!r}.")
+        trained = message["role"] == "assistant" and message.get("weight", 1)
+        for text in said(message.get("content") or "") if trained else []:
+            if text not in learned:
+                raise DataError(f"{place(row)}the trained tokens do not read as {text!r}.")
     return whole
 
 

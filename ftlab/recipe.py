@@ -47,7 +47,7 @@ def knob(default: Any, help: str, group: str, **limits: Any) -> Any:
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop")
-# What happens to rows longer than cutoff_len (ms-swift's key; LLaMA-Factory cuts ids in silence).
+# What happens to rows longer than cutoff_len (the key is ms-swift's; LLaMA-Factory cuts silently).
 STRATEGIES = ("error", "delete", "left", "split")
 MIXES = ("concat", "interleave_under", "interleave_over")
 
@@ -291,7 +291,8 @@ class Recipe:
             values["template"] = self.template or "qwen3_nothink"
         values["dataset_dir"] = self.dataset_dir or str(data_dir())
         values["lora_alpha"] = self.alpha
-        kept = {key: value for key, value in values.items() if value is not None}
+        ours = {key for key in EXTENSIONS if values[key] == KNOBS[key].default}
+        kept = {k: value for k, value in values.items() if value is not None and k not in ours}
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
     @classmethod
@@ -324,6 +325,9 @@ def _knobs() -> dict[str, Knob]:
 
 
 KNOBS: dict[str, Knob] = _knobs()
+
+# Keys that LLaMA-Factory does not know: written only where they change something.
+EXTENSIONS = ("truncation_strategy",)
 
 # LLaMA-Factory's keys that are read and change nothing here, with the sentence that says so.
 NO_EFFECT = {

@@ -35,6 +35,7 @@ _TAGS = (
     "<tool_response>",
     "</tool_response>",
 )
+_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 _MARK = 0x100000  # the first of 65,534 code points that no text uses (private use, plane 16)
 _MARKS = re.compile("([\U00100000-\U0010fffd])")
 # A template may look at these, so no mark goes into them.
@@ -94,7 +95,7 @@ class Chat:
         wanted = [("the tools", tool["function"].get("name")) for tool in self.tools or []]
         for number, message in enumerate(self.messages, 1):
             what, content = f"message {number} ({message['role']})", message.get("content")
-            wanted += [(what, content.split("</think>")[-1] if isinstance(content, str) else "")]
+            wanted += [(what, text) for text in said(content if isinstance(content, str) else "")]
             calls = message.get("tool_calls") or []
             wanted += [(what, call.get("function", call).get("name")) for call in calls]
         for what, text in wanted:
@@ -319,6 +320,16 @@ def tools_of(row: Row) -> list[Row] | None:
     tools = row.get("tools") or []
     wrapped = [t if "function" in t else {"type": "function", "function": t} for t in tools]
     return wrapped or None
+
+
+def said(content: str) -> list[str]:
+    """The parts of an answer that are no thoughts.
+
+    >>> said("Well.<think>1 + 1</think> Two."), said("1 + 1</think>Two.")
+    (['Well.', 'Two.'], ['Two.'])
+    """
+    parts = _THOUGHTS.split(content)
+    return [text for part in parts if (text := part.split("</think>")[-1].strip())]
 
 
 def place(row: Row) -> str:

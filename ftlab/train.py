@@ -98,8 +98,9 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
     if checkpoint is None:
         why = " ".join(skipped) or "It has none yet."
         raise CheckpointError(f"{folder}: no checkpoint to resume from. {why} Start a new run.")
-    recipe = Recipe.from_yaml(folder / "recipe.yaml")
     saved = json.loads(state.read_text(encoding="utf-8"))
+    recipe = Recipe.from_yaml(folder / "recipe.yaml")
+    recipe = recipe.replace(template=saved.get("template", recipe.template))
     rows, held_out = batches.training_rows(recipe, None, None)
     if batches.content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
@@ -386,8 +387,9 @@ def _interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
 def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
     assert run.folder is not None
     checkpoints.write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
-    state = json.dumps({"name": run.name, "data": hashes}, indent=1)
-    checkpoints.write_text(run.folder / "run.json", state)
+    # The YAML names a template also where the tokenizer's own was used.
+    state = {"name": run.name, "data": hashes, "template": run.recipe.template}
+    checkpoints.write_text(run.folder / "run.json", json.dumps(state, indent=1))
 
 
 def _tracker(recipe: Recipe) -> list[Observer]:

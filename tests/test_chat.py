@@ -273,6 +273,13 @@ def test_a_template_that_would_train_something_else_is_refused(template, error, 
         ftlab.encode(tok, {"messages": TALK, "source": "a.json:1"})
 
 
+def test_words_before_the_thoughts_are_not_lost_in_silence(tokenizer):
+    """The shipped template, like Qwen3's, keeps only what follows the thoughts."""
+    row = [TALK[0], {"role": "assistant", "content": "Well. <think>\nHm.\n</think>\n\nYes."}]
+    with pytest.raises(ftlab.DataError, match=r"leaves out or rewrites message 2 \(assistant\)"):
+        ftlab.encode(tokenizer, row)
+
+
 @pytest.mark.parametrize("part_left_out", ["tools", "tool_calls"])
 def test_tools_that_a_template_has_no_place_for_are_not_lost(part_left_out):
     row = {"messages": TALK, "tools": [TOOL]}

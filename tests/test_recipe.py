@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ftlab import Recipe, RecipeError
-from ftlab.recipe import _LACKS, KNOBS, NO_EFFECT
+from ftlab.recipe import _LACKS, EXTENSIONS, KNOBS, NO_EFFECT
 
 # The file of a published LLaMA-Factory tutorial, its model and data replaced.
 TUTORIAL = """
@@ -70,9 +70,16 @@ def test_every_value_survives_the_way_through_yaml():
 
 def test_saving_writes_every_value_that_is_set():
     saved = yaml.safe_load(Recipe(dataset="world_qa").to_yaml())
-    missing = {name for name in KNOBS if name not in saved}
+    missing = {name for name in KNOBS if name not in saved} - set(EXTENSIONS)
     assert all(KNOBS[name].default is None for name in missing)
     assert saved["template"] == "qwen3_nothink" and saved["model_name_or_path"].endswith("tiny")
+
+
+def test_a_saved_recipe_has_no_key_that_llamafactory_would_refuse():
+    saved = yaml.safe_load(Recipe(dataset="world_qa").to_yaml())
+    assert not set(EXTENSIONS) & set(saved)
+    changed = Recipe(dataset="world_qa", truncation_strategy="left")
+    assert Recipe.from_yaml(changed.to_yaml()).truncation_strategy == "left"
 
 
 def test_a_yaml_1_1_string_is_read_as_the_number_it_looks_like():

@@ -273,6 +273,7 @@ def test_a_stopped_run_resumes_with_the_same_losses(tiny, tmp_path):
     run = ftlab.resume(tmp_path / "run")
     assert run.status == "finished"
     assert [r["loss"] for r in run.history] == [r["loss"] for r in straight.history]
+    assert run.tokenizer.chat_template == straight.tokenizer.chat_template
     with pytest.raises(ftlab.CheckpointError, match="finished, there is nothing to resume"):
         ftlab.resume(tmp_path / "run")
 
