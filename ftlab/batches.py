@@ -67,7 +67,8 @@ class Report:
             for rows, what in done
             if rows
         ]
-        return lines + [f"{n} rows: {note}." for note, n in self.notes.most_common()]
+        noted = [f"{n} of {self.rows} rows: {note}." for note, n in self.notes.most_common()]
+        return lines + noted
 
 
 def check_stage(stage: str, rows: Data) -> None:
@@ -133,7 +134,8 @@ def check_parity(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe
     for row in rows[:3]:
         if "text" not in row:
             row = chat.with_system(row, recipe.system_prompt)
-            chat.parity(tokenizer, row, enable_thinking=recipe.enable_thinking)
+            thinking, last_only = recipe.enable_thinking, recipe.mask_history
+            chat.parity(tokenizer, row, mask_history=last_only, enable_thinking=thinking)
 
 
 def encode_all(

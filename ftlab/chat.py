@@ -104,7 +104,7 @@ def prompt_ids(
     """Token ids of ``messages`` and the header that asks the assistant to speak; control tokens in
     the messages' text are encoded as ordinary text, as ``encode`` does."""
     chat = Chat(tokenizer, {"messages": messages, "tools": tools}, enable_thinking, asking=True)
-    ids, _ = _tokenize(tokenizer, chat.text, chat.harmless()[0])
+    ids = _tokenize(tokenizer, chat.text, chat.harmless()[0])[0]
     return [*_missing_bos(tokenizer, ids), *ids]
 
 
@@ -122,7 +122,11 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
 
 
 def parity(
-    tokenizer: PreTrainedTokenizerBase, row: Row, *, enable_thinking: bool | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    row: Row,
+    *,
+    mask_history: bool = False,
+    enable_thinking: bool | None = None,
 ) -> Encoded:
     """Check that training shows the model what it will see when it serves; returns the example.
 
@@ -131,27 +135,25 @@ def parity(
     (That each ends with a control token and there is one BOS at most, ``encode`` sees to itself.)
     DataError names the first difference with the ids around it.
     """
-    row = {"messages": [*row["prompt"], *(row.get("chosen") or row["completion"])], **row} if (
-        "prompt" in row) else row  # fmt: skip
-    whole = _encode_chat(
-        tokenizer, row, row["messages"], 0, Masking(False, False, enable_thinking), True
-    )
-    last = max(i for i, m in enumerate(row["messages"]) if m["role"] == "assistant")
+    found = example(tokenizer, row, Masking(False, mask_history, enable_thinking), True)
+    whole = found.chosen if isinstance(found, EncodedPair) else found
+    answer = row.get("chosen") or row.get("completion") or []
+    messages = row.get("messages") or [*row["prompt"], *answer]
+    last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
     thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     if not whole.notes:  # else the ids differ on purpose, and the notes say why
         served = tokenizer.apply_chat_template(
-            list(row["messages"]), tools=tools_of(row), return_dict=False, **thinking
+            list(messages), tools=tools_of(row), return_dict=False, **thinking
         )
         _same(tokenizer, row, whole.input_ids, served, "apply_chat_template gives")
-    asked = prompt_ids(
-        tokenizer, row["messages"][:last], tools=row.get("tools"), enable_thinking=enable_thinking
-    )
+    tools = row.get("tools")
+    asked = prompt_ids(tokenizer, messages[:last], tools=tools, enable_thinking=enable_thinking)
     shown = whole.input_ids[: len(asked)]
     _same(tokenizer, row, shown, asked, "the prompt that asks for the last answer is")
-    if row["messages"][last].get("weight", 1) and whole.labels[len(asked)] == IGNORED:
+    if messages[last].get("weight", 1) and whole.labels[len(asked)] == IGNORED:
         raise DataError(f"{place(row)}the first token of the last answer would not be trained.")
     learned = tokenizer.decode([i for i in whole.labels if i != IGNORED])
-    for message in row["messages"]:
+    for message in [messages[last]] if mask_history or answer else messages:
         trained = message["role"] == "assistant" and message.get("weight", 1)
         for text in said(message.get("content") or "") if trained else []:
             if text not in learned:
@@ -175,9 +177,9 @@ def _encode_chat(
     ]
     answers = chat.answers(lambda i: why[i] == "trained")
     cuts, notes = chat.harmless()
-    ids, spans = _tokenize(
-        tokenizer, chat.text, cuts, [x for span in answers.values() for x in span]
-    )
+    edges = [edge for span in answers.values() for edge in span]
+    ids, spans, split = _tokenize(tokenizer, chat.text, cuts, edges)
+    notes = [*notes, *(["a token that would reach over the edge of an answer is split"] * split)]
     owners = _owners(chat, spans, with_tokens)
     reasons = [_REASONS.get(role, role) for role in owners]
     for number, (begin, end) in answers.items():
@@ -197,7 +199,7 @@ def _encode_chat(
 def _encode_text(tokenizer: PreTrainedTokenizerBase, row: Row, with_tokens: bool) -> Encoded:
     text = row["text"]
     found = list(controls(tokenizer)[0].finditer(text))
-    ids, _ = _tokenize(tokenizer, text, [match.start() + 1 for match in found])
+    ids = _tokenize(tokenizer, text, [match.start() + 1 for match in found])[0]
     # The base model ends its texts with <|endoftext|>, not with the end of a chat turn.
     ids = [*_missing_bos(tokenizer, ids), *ids, text_end_id(tokenizer)]
     notes = [
@@ -248,13 +250,13 @@ def _owners(chat: Chat, spans: list[Span], with_tokens: bool) -> list[str]:
 
 def _tokenize(
     tokenizer: PreTrainedTokenizerBase, text: str, cuts: Sequence[int], edges: Sequence[int] = ()
-) -> tuple[list[int], list[Span]]:
-    """Ids and the span of text behind each. No token reaches over a cut, or over an edge of an
-    answer: the prompt that asks for it ends there."""
+) -> tuple[list[int], list[Span], bool]:
+    """Ids, the span of text behind each, and whether an edge split a token. None reaches over a
+    cut, or over an edge of an answer: the prompt that asks for it ends there."""
     ids, spans = _pieces_of(tokenizer, text, sorted(cuts))
     reached = {edge for edge in edges for begin, end in spans if begin < edge < end}
     if not cuts and not reached:
-        return ids, spans
+        return ids, spans, False
     plain = ids if not cuts else _pieces_of(tokenizer, text, [])[0]
     ids, spans = _pieces_of(tokenizer, text, sorted({*cuts, *reached}))
     if tokenizer.decode(ids) != tokenizer.decode(plain):
@@ -262,7 +264,7 @@ def _tokenize(
             "this tokenizer changes the text where it is cut, so a control token in the data (or "
             "white space where an answer begins) cannot be kept apart. Remove it from the row."
         )
-    return ids, spans
+    return ids, spans, bool(reached)
 
 
 def _pieces_of(

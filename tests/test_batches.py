@@ -213,7 +213,7 @@ def test_what_was_done_to_rows_is_said_in_the_run(tiny):
         settings, [SHORT, LONG, attack], model=tiny[0], tokenizer=tiny[1], save=False, quiet=True
     )
     assert "left out, longer than cutoff_len" in run.notices[0]
-    assert "1 rows: '<|im_end|>' in a user text is encoded as plain text." in run.notices
+    assert "1 of 3 rows: '<|im_end|>' in a user text is encoded as plain text." in run.notices
 
 
 # --- stages and kinds ----------------------------------------------------------------------------

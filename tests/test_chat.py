@@ -5,7 +5,7 @@ from families import tokenizer_for
 from transformers import AutoTokenizer
 
 import ftlab
-from ftlab.chat import pieces, prompt_ids, with_system
+from ftlab.chat import parity, pieces, prompt_ids, with_system
 from ftlab.tokens import IGNORED
 
 TALK = [
@@ -307,6 +307,7 @@ def test_white_space_at_the_beginning_of_an_answer_does_not_melt_into_the_prompt
     assert tok.decode(enc.input_ids) == tok.apply_chat_template(row, tokenize=False)
     assert enc.input_ids[: len(asked)] == asked and enc.labels[len(asked)] != IGNORED
     assert enc.input_ids != tok.apply_chat_template(row, return_dict=False)
+    assert "edge of an answer" in enc.notes[0] and parity(tok, {"messages": row}).notes
 
 
 # --- longer than cutoff_len ----------------------------------------------------------------------

@@ -36,6 +36,14 @@ def test_published_templates_train_what_they_serve(stock):
     assert enc.trained
 
 
+def test_the_last_answer_alone_can_be_checked():
+    """Qwen3.5's template drops the opened thoughts of earlier turns: only the last is as served."""
+    tok = tokenizer_for(published("qwen3_5_think"))
+    with pytest.raises(ftlab.ModelError, match="mask_history"):
+        parity(tok, ROW)
+    assert parity(tok, ROW, mask_history=True).trained
+
+
 def test_a_pair_and_a_kto_row_are_checked_too():
     tok = tokenizer_for(CHATML)
     parity(tok, {"prompt": TALK[:3], "chosen": TALK[3:], "rejected": TALK[1:2]})
