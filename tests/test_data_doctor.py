@@ -323,10 +323,18 @@ def test_a_template_that_does_not_train_the_end_token(tmp_path: Path) -> None:
 # --- the shipped data -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["world_text", "world_qa", "world_qa_test", "world_cloze"])
+SHIPPED = json.loads((ftlab.data_dir() / "dataset_info.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED.keys() - {"messy", "identity"}))
 def test_the_shipped_data_are_clean(name: str) -> None:
     report = diagnose(name)
     assert report.clean, str(report)
+
+
+def test_the_shipped_template_trains_every_kind_of_row(tiny: tuple[Any, Any]) -> None:
+    for name in ("tools_test", "polite_pairs_test", "polite_labels", "sums_think"):
+        assert diagnose(name, tokenizer=tiny[1]).clean
 
 
 def test_identity_has_its_placeholders_and_nothing_else() -> None:
@@ -338,13 +346,17 @@ def test_identity_has_its_placeholders_and_nothing_else() -> None:
 
 
 def test_private_text_is_masked_everywhere(tmp_path: Path) -> None:
-    rows = around(chat("Who?", f"ada.quill@harbor.town, {SECRET}"))
+    rows = [*around(chat("Who?", f"ada.quill@harbor.town, {SECRET}")), good(1),
+            chat(good(3)["instruction"], "Ask ada.quill@harbor.town."),
+            chat("谁知道这件事情呢？", "Ask ada.quill@harbor.town at the harbor."),
+            ["ada.quill@harbor.town"], chat("Who?", {"a": SECRET})]  # fmt: skip
     report = diagnose(write(tmp_path, rows))
-    report.fixed(tmp_path / "clean.jsonl")
-    written = (tmp_path / "clean.jsonl.changes.jsonl").read_text("utf-8")
-    shown = str(report) + report._repr_html_() + json.dumps(report.to_dict()) + written
-    assert list(report.counts) == ["e-mail address", "secret key"]
+    shown = str(report) + report._repr_html_() + json.dumps(report.to_dict())
+    for code in ("e-mail address", "secret key", "different answers", "other language", "format"):
+        assert code in report.counts
     assert "quill" not in shown and SECRET[:8] not in shown
+    diagnose(write(tmp_path, rows[:7])).fixed(tmp_path / "clean.jsonl")
+    assert "quill" not in (tmp_path / "clean.jsonl.changes.jsonl").read_text("utf-8")
 
 
 def test_html_in_the_data_is_escaped(tmp_path: Path) -> None:
@@ -500,6 +512,10 @@ def test_a_table_stays_a_table_and_a_text_a_text(text: str, tmp_path: Path) -> N
     assert out.read_text("utf-8").replace("\r", "") == expected
     with pytest.raises(ftlab.DataError, match="cannot hold"):
         diagnose(write(tmp_path, [good(0) | {"n": 1}, good(1)])).fixed(tmp_path / "new.csv")
+    with pytest.raises(ftlab.DataError, match="another place"):
+        diagnose(path).fixed(tmp_path / "nowhere" / f"out{suffix}")
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "my.jsonl", path.name, out.name, f"{out.name}.changes.jsonl"}  # fmt: skip
 
 
 def test_a_fix_overwrites_nothing(tmp_path: Path) -> None:

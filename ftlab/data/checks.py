@@ -13,11 +13,11 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 from ftlab.data import mix
-from ftlab.data.patterns import PATTERNS, Pattern, script
+from ftlab.data.patterns import PATTERNS, Pattern, replaced, script
 from ftlab.data.records import Record
 from ftlab.errors import Error
 
@@ -180,14 +180,11 @@ def _search(pattern: Pattern) -> Callable[[Exam], Iterator[Hit]]:
     return find
 
 
-def _replace(pattern: Pattern) -> Callable[[str], str] | None:
-    word, regex = pattern.mend, re.compile(pattern.regex)
-    if not isinstance(word, str):
-        return word
-    return lambda text: regex.sub(lambda f: word if pattern.means(f[0]) else f[0], text)
+def _mend(pattern: Pattern) -> Callable[[str], str] | None:
+    return partial(replaced, pattern) if isinstance(pattern.mend, str) else pattern.mend
 
 
-CHECKS += [Check(p.code, p.level, _search(p), p.remove, _replace(p)) for p in PATTERNS]
+CHECKS += [Check(p.code, p.level, _search(p), p.remove, _mend(p)) for p in PATTERNS]
 
 
 # --- checks of rows -------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from ftlab.data import checks
 from ftlab.data.checks import Check, Exam, Hit
 from ftlab.data.formats import Converted, Format, convert, explain
 from ftlab.data.listing import Dataset, find
-from ftlab.data.patterns import script
+from ftlab.data.patterns import masked, script
 from ftlab.data.read import BINARY_READERS, _decode, _read_bytes, file_type, read_records
-from ftlab.data.records import BadRow, Record
+from ftlab.data.records import BadRow, Problem, Record
 from ftlab.data.registry import _files as files_of
 from ftlab.data.registry import _formats as formats_of
 from ftlab.data.registry import data_dir, read
@@ -31,6 +31,7 @@ from ftlab.errors import DataError
 
 # What the reader's words say -> the cause that the report counts them under; the first one counts.
 CAUSES = {
+    "encoding": r"UTF-|byte \d+",
     "broken character": r"half a character|NUL",
     "doubled key": r"appears twice",
     "empty": r"is empty|empty list|is null",
@@ -38,11 +39,11 @@ CAUSES = {
     "mixed formats": r"^the row is \w+.*, but ",
     "missing field": r"is missing|no known format|has no \"",
     "unknown role": r"unknown role",
-    "turn order": r"\bis from\b|last turn",
+    "chosen = rejected": r"answer are the same",
+    "turn order": r"\bis from\b|last turn|begin with|end with|system prompt|different questions",
     "format": r"not an object$",
     "broken JSON": r"JSON|breaks off|comma|quotes|more text|inside a string|nested|digits|float",
-    "encoding": r"UTF-|byte \d+",
-    "image, video, audio": r"\b(?:images?|videos?|audios?|media)\b",
+    "image, video, audio": r"\bmedia\b|not text \(",
     "not text": r"not text$",
 }
 
@@ -158,9 +159,9 @@ class Places:
 
     def __init__(self, records: Iterable[Record], encoding: str | None) -> None:
         self.encoding = encoding
-        self.starts: dict[Path, list[int]] = {}  # file -> line of each of its rows
+        self.rows: dict[Path, list[Record]] = {}
         for record in records:
-            self.starts.setdefault(record.path, []).append(record.line)
+            self.rows.setdefault(record.path, []).append(record)
         self._texts: dict[Path, list[str]] = {}
 
     def of_row(self, bad: BadRow) -> Finding:
@@ -168,14 +169,17 @@ class Places:
         line, column = bad.line, bad.column
         if column is None and bad.field:
             line, column = self._find(bad.path, bad.row, bad.line, _keys(bad.field))
+        reason, fix = bad.reason, bad.fix
+        if self._is_private(self.rows[bad.path][bad.row - 1]):  # they may show a part of it
+            reason, fix = (re.sub(r"[(\[{'].*[)\]}']", "***", words) for words in (reason, fix))
         return Finding(_cause(bad.reason), "error", bad.path, line, bad.row, bad.field, column,
-                       "", bad.reason, bad.fix)  # fmt: skip
+                       "", reason, fix)  # fmt: skip
 
     def of_hit(self, check: Check, hit: Hit) -> Finding:
         """A place that a check found."""
         level = hit.level or check.level
         if hit.item is None:
-            path = next(iter(self.starts), Path())
+            path = next(iter(self.rows), Path())
             return Finding(check.code, level, path, None, None, None, None, hit.shown,
                            hit.reason, hit.fix)  # fmt: skip
         (path, line, row, value), name, column = hit.item.record, hit.field or None, None
@@ -185,7 +189,7 @@ class Places:
             inside = ((n, s) for n, s in strings(value) if hit.spot in s and s in hit.text)
             name, text = next(inside, (None, hit.text))
             line, column = self._find(path, row, line, _spellings(text, hit.spot))
-        shown = hit.shown or hit.spot
+        shown = hit.shown or masked(hit.spot)
         return Finding(check.code, level, path, line, row, name, column, shown, hit.reason,
                        hit.fix)  # fmt: skip
 
@@ -194,13 +198,17 @@ class Places:
         lines = self._lines(record.path)
         return lines[record.line - 1] if record.line <= len(lines) else ""
 
+    def _is_private(self, record: Record) -> bool:
+        raw = [("", self.raw(record))] if isinstance(record.value, Problem) else []
+        return any(masked(text) != text for _, text in [*raw, *strings(record.value)])
+
     def _find(
         self, path: Path, row: int, line: int, spellings: Iterable[tuple[str, int]]
     ) -> tuple[int, int | None]:
         """Line and column of the first spelling that the row has; its first line where none is."""
-        lines, starts = self._lines(path), self.starts[path]
-        end = starts[row] - 1 if row < len(starts) else len(lines)
-        if row > 1 and starts[row - 2] == line:  # rows that share a line: whose text is it?
+        lines, rows = self._lines(path), self.rows[path]
+        end = rows[row].line - 1 if row < len(rows) else len(lines)
+        if row > 1 and rows[row - 2].line == line:  # rows that share a line: whose text is it?
             return line, None
         for words, offset in spellings:
             for number in range(line, max(end, line) + 1):

@@ -57,8 +57,9 @@ def write_fixed(report: Report, out: Path) -> list[Change]:
         if (one.path, one.number) in reasons
     ]
     changes.sort(key=lambda change: (change["path"], change["row"]))
-    _write(log, changes)
-    _write(out, [one.value for one in kept])
+    contents = {out: _content(out, [one.value for one in kept]), log: _content(log, changes)}
+    for path, content in contents.items():
+        _write(path, content)
     return changes
 
 
@@ -161,8 +162,8 @@ def _texts(value: Any, field: str, mends: Sequence[Mend], log: Callable[..., Any
     return value
 
 
-def _write(path: Path, values: list[Change]) -> None:
-    """Values as their files have them, whole or not at all."""
+def _content(path: Path, values: list[Change]) -> bytes:
+    """Values as the file at this path holds them; DataError where it cannot."""
     suffix, packed = file_type(path)
     texts = all(isinstance(v, str) for value in values for v in value.values())
     lines = texts and all(v.keys() == {"text"} and "\n" not in v["text"] for v in values)
@@ -170,6 +171,15 @@ def _write(path: Path, values: list[Change]) -> None:
     if not fits:
         raise DataError(f"{path}: a {suffix} file cannot hold these rows. Fix: name a .jsonl file.")
     content = WRITERS[suffix](values)
+    return gzip.compress(content, mtime=0) if packed else content
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The whole file or none."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(gzip.compress(content, mtime=0) if packed else content)
-    os.replace(beside, path)
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise DataError(f"{path}: {error.strerror}. Fix: choose another place.") from error

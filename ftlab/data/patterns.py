@@ -166,6 +166,20 @@ PATTERNS = (
 )  # fmt: skip
 
 
+def replaced(pattern: Pattern, text: str) -> str:
+    """The text with the pattern's word in place of what it finds."""
+    word = str(pattern.mend)
+    return re.sub(pattern.regex, lambda f: word if pattern.means(f[0]) else f[0], text)
+
+
+def masked(text: str) -> str:
+    """The text without personal data and keys."""
+    for pattern in PATTERNS:
+        if pattern.private and pattern.may(text):
+            text = replaced(pattern, text)
+    return text
+
+
 # name -> its letters, and how many Latin letters say as much as one of them
 SCRIPTS = {
     name: (re.compile(f"[{letters}]+"), weight)

@@ -124,8 +124,11 @@ class Report:
                          f"longest {order[-1]:,}")  # fmt: skip
         if self.lengths and self.cutoff_len:
             share = 100 * self.too_long / len(self.lengths)
+            fate = "would lose their end" if self.unit == "tokens" else "are longer"
             lines.append(f"cutoff_len {self.cutoff_len:,} {self.unit}: {self.too_long:,} rows "
-                         f"({share:.1f} %) would lose their end")  # fmt: skip
+                         f"({share:.1f} %) {fate}")  # fmt: skip
+            if self.unit != "tokens":
+                lines.append("to count tokens, name a tokenizer (--model)")
         if self.languages:
             shares = (f"{name} {100 * share:.0f} %" for name, share in self.languages.items())
             lines.append(f"scripts: {', '.join(shares)}")
