@@ -8,6 +8,8 @@ that agree in a whole band of bins are candidates, and only candidates are compa
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -25,22 +27,27 @@ def near_twins(texts: Sequence[str], places: Sequence[int], near: float) -> dict
     if not isinstance(near, int | float) or not 0 < near <= 1:
         raise DataError(f"near={near!r} is no similarity. Fix: write one up to 1, such as 0.8.")
     signed = signatures([texts[place] for place in places])
-    candidates: dict[int, dict[int, float]] = {}
-    width = _band_width(near)
-    for start in range(0, BINS - width + 1, width):
-        for later, earlier in _same(signed[:, start : start + width]):
-            alike = (signed[later] == signed[earlier]).mean(axis=1)
-            likely = alike >= near - SLACK
-            for a, b, c in zip(*(x[likely].tolist() for x in (later, earlier, alike)), strict=True):
-                candidates.setdefault(a, {})[b] = c
     found: dict[int, int] = {}
-    for a, likely in sorted(candidates.items()):
-        best = sorted(likely, key=likely.__getitem__)[-2:]
-        for b in {found.get(b, b) for b in best}:  # a twin's own twin stays in its place
+    for a, likely in groupby(_candidates(signed, near), key=itemgetter(0)):
+        best = sorted(likely, key=itemgetter(2))[-2:]
+        for b in dict.fromkeys(found.get(b, b) for _, b, _ in best):  # a twin's twin, if it has one
             if similarity(texts[places[a]], texts[places[b]]) >= near:
                 found[a] = b
                 break
     return {places[a]: places[b] for a, b in found.items()}
+
+
+def _candidates(signed: NDArray[np.uint32], near: float) -> Iterator[tuple[int, int, float]]:
+    """(row, earlier row, estimated similarity) in order of rows, where a whole band agrees."""
+    width, count = _band_width(near), len(signed)
+    bands = (signed[:, start : start + width] for start in range(0, BINS - width + 1, width))
+    pairs = np.sort(np.concatenate([a * count + b for band in bands for a, b in _same(band)]))
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+    for start in range(0, len(pairs), 50_000):
+        later, earlier = np.divmod(pairs[start : start + 50_000], count)
+        alike = (signed[later] == signed[earlier]).mean(axis=1)
+        likely = alike >= near - SLACK
+        yield from zip(*(x[likely].tolist() for x in (later, earlier, alike)), strict=True)
 
 
 def similarity(a: str, b: str) -> float:
@@ -94,18 +101,18 @@ def _band_width(near: float) -> int:
 
 
 def _same(band: NDArray[np.uint32]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Pairs of rows with the same band: each with the four before it, and the first, of its group.
+    """Pairs of rows with the same band: each with the two before it, and the first, of its group.
 
     Not all pairs: a band that thousands share (a template's words) would give millions of them.
     """
     keys = band.astype(np.uint64) @ _ODD[: band.shape[1]]
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
-    for back in range(1, 5):
+    for back in (1, 2):
         same = keys[back:] == keys[:-back]
         yield order[back:][same], order[:-back][same]
     starts = np.searchsorted(keys, keys)
-    far = np.arange(len(keys)) - starts > 4
+    far = np.arange(len(keys)) - starts > 2
     yield order[far], order[starts[far]]
 
 
