@@ -379,6 +379,32 @@ def test_what_is_written_is_read_back(
         assert found.kind == Data([row]).kind
 
 
+def test_other_tools_know_what_is_written(tmp_path: Path) -> None:
+    """LLaMA-Factory and ms-swift read these fields without being told."""
+    data = Data([SOME["tools"]])
+    files = {f: data.save(tmp_path / f"{f}.jsonl", f) for f in ("openai", "sharegpt", "swift")}
+    rows = {form: json.loads(path.read_text("utf-8")) for form, path in files.items()}
+    call = rows["openai"]["messages"][1]["tool_calls"][0]["function"]
+    assert json.loads(call["arguments"]) == CALL["function"]["arguments"]
+    assert [turn["from"] for turn in rows["sharegpt"]["conversations"]] == [
+        "human", "function_call", "observation", "gpt",
+    ]  # fmt: skip
+    assert [turn["role"] for turn in rows["swift"]["messages"]] == [
+        "user", "tool_call", "tool_response", "assistant",
+    ]  # fmt: skip
+    assert json.loads(rows["sharegpt"]["tools"]) == json.loads(rows["swift"]["tools"]) == [TOOL]
+    Data([SOME["talk"]]).save(tmp_path / "talk.json", "alpaca")
+    assert json.loads((tmp_path / "talk.json").read_text("utf-8")) == [
+        {
+            "instruction": "第二\n问 🙂",
+            "input": "",
+            "output": "b",
+            "system": "s",
+            "history": [["q", "a"]],
+        }
+    ]
+
+
 def test_enough_is_written_to_csv(tmp_path: Path) -> None:
     """The table above must not pass by refusals alone."""
     for name in ("talk", "tools", "pair", "judged", "text"):

@@ -159,7 +159,9 @@ def from_hub(dataset: Dataset) -> list[Record]:
     hub = "ms" if "ms" in dataset.hubs and (wish or "hf" not in dataset.hubs) else "hf"
     name = dataset.hubs[hub]
     if hub == "hf" and os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise DataError(f"{name}: HF_HUB_OFFLINE=1 forbids the network. Fix: unset it.")
+        raise DataError(
+            f"{name}: HF_HUB_OFFLINE=1 forbids the network. Fix: ftlab.setup(online=True)."
+        )
     try:
         table = _LOADERS[hub](dataset, name)
         batches = table.with_format("arrow").iter(1000)

@@ -113,10 +113,13 @@ _PAIRS = [
     _QUERY,
     Format("input/output", _PAIR | {"prompt": "input", "response": "output"}),
 ]
-_TURNS = [
+_TURNS = [  # what is first of its name is what `Data.save` writes
     Format(name, {"messages": column} | _ASIDE, tags)
-    for column in ("messages", "conversations", "conversation")
-    for name, tags in (("openai", OPENAI), ("sharegpt", SHAREGPT))
+    for name, tags, columns in (
+        ("openai", OPENAI, ("messages", "conversations", "conversation")),
+        ("sharegpt", SHAREGPT, ("conversations", "messages", "conversation")),
+    )
+    for column in columns
 ]
 _SWIFT = Format("swift", {"messages": "messages"} | _ASIDE, SWIFT)
 _ANSWERS = {"chosen": "chosen", "rejected": "rejected"}
