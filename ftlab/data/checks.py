@@ -13,7 +13,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 from ftlab.data import mix
@@ -286,7 +286,7 @@ def _other_language(exam: Exam) -> Iterable[Hit]:
     return hits if len(hits) < 0.2 * len(exam.items) or len(exam.items) < 5 else []
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _meant(name: str, fields: tuple[str, ...], columns: frozenset[str]) -> str | None:
     """The column of the format that a field of a row is a misspelling of."""
     free = columns.difference(fields)

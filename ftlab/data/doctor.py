@@ -169,11 +169,11 @@ class Places:
         line, column = bad.line, bad.column
         if column is None and bad.field:
             line, column = self._find(bad.path, bad.row, bad.line, _keys(bad.field))
-        reason, fix = bad.reason, bad.fix
-        if self._is_private(self.rows[bad.path][bad.row - 1]):  # they may show a part of it
-            reason, fix = (re.sub(r"[(\[{'].*[)\]}']", "***", words) for words in (reason, fix))
+        reason = bad.reason
+        if self._is_private(self.rows[bad.path][bad.row - 1]):  # it may show a part of the text
+            reason = re.sub(r"\(.*\)|(?<=ends )'.*'", "(private)", reason)
         return Finding(_cause(bad.reason), "error", bad.path, line, bad.row, bad.field, column,
-                       "", reason, fix)  # fmt: skip
+                       "", reason, bad.fix)  # fmt: skip
 
     def of_hit(self, check: Check, hit: Hit) -> Finding:
         """A place that a check found."""
@@ -196,7 +196,7 @@ class Places:
     def raw(self, record: Record) -> str:
         """The first line of a row, as the file has it."""
         lines = self._lines(record.path)
-        return lines[record.line - 1] if record.line <= len(lines) else ""
+        return lines[record.line - 1].rstrip("\r") if record.line <= len(lines) else ""
 
     def _is_private(self, record: Record) -> bool:
         raw = [("", self.raw(record))] if isinstance(record.value, Problem) else []
