@@ -4,7 +4,10 @@ The strings are those that LLaMA-Factory registers under these names (hiyouga/Ll
 007303c0, src/llamafactory/data/template.py), so that a recipe renders the same there. Without a
 name the tokenizer's own template is used. Where a name and what the model's makers published
 differ: ``deepseek`` has no space after "Assistant:", ``phi`` no end of text after the last answer,
-and ``gemma`` takes a system prompt. Taught in notebooks/04_tokens_and_masks.ipynb.
+``gemma`` takes a system prompt, ``qwen3`` keeps earlier thoughts and has two line breaks before the
+tools also where there is no system prompt, and none trims white space.
+
+Taught in notebooks/04_tokens_and_masks.ipynb.
 """
 
 from __future__ import annotations

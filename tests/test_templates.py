@@ -1,4 +1,7 @@
-"""Named templates: renderings written out by hand from the published formats, and exact masks."""
+"""Named templates: renderings written out by hand from the published formats, and exact masks.
+
+The ids and labels were also compared with those of LLaMA-Factory 0.9.5's own encode_multiturn.
+"""
 
 from __future__ import annotations
 
@@ -158,6 +161,13 @@ def test_tools_render_as_in_llamafactory_and_only_calls_and_answers_are_trained(
             "<|im_end|>\n<|im_start|>assistant\n[Three.<|im_end|>\n]"
         )
         assert "两" in tokenizer.decode(enc.input_ids)
+
+
+def test_tools_without_a_system_prompt_stand_where_llamafactory_puts_them():
+    """It writes two line breaks more than Qwen3's own template there."""
+    tokenizer = templates.apply(family("qwen3_nothink"), "qwen3_nothink")
+    enc = ftlab.encode(tokenizer, {"messages": TOOLS[1:], "tools": [TOOL]})
+    assert tokenizer.decode(enc.input_ids).startswith("<|im_start|>system\n\n\n# Tools\n\nYou may")
 
 
 def test_qwen_templates_equal_the_published_ones():
