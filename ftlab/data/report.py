@@ -190,8 +190,9 @@ class Report:
         """Write a cleaned copy to `out` and every change to `out`.changes.jsonl; return these.
 
         Mended are keys, numbers in place of text, outer blanks, control tokens, garbled or private
-        text; left out, with the reason, are rows that stay broken or repeat another. Raises
-        DataError where `out` or its list of changes exists, or nothing is left.
+        text; left out, with the reason, are rows that stay broken or repeat another. The copy keeps
+        the rows' own format, as UTF-8 without a byte order mark; its suffix says JSONL, JSON, CSV
+        and so on. Raises DataError where `out` or its list of changes exists, or nothing is left.
         """
         from ftlab.data.mend import write_fixed
 
