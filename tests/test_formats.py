@@ -89,6 +89,10 @@ JUDGED = {"prompt": [USER], "completion": [ANSWER], "label": True}
         ({"messages": [USER, ANSWER], "rejected_response": "b"}, PAIR),
         ({"messages": [USER, ANSWER], "rejected_messages": [USER, WORSE]}, PAIR),
         ({"query": "q", "response": "a", "rejected_response": "b"}, PAIR),
+        (
+            {"chosen": [USER, ANSWER], "rejected": [USER, WORSE], "system": "s"},
+            PAIR | {"extra": {"system": "s"}},
+        ),
         # KTO
         ({"instruction": "q", "output": "a", "kto_tag": True}, JUDGED),
         ({"prompt": "q", "completion": "a", "label": True}, JUDGED),
@@ -245,6 +249,10 @@ def test_the_reason_says_what_was_found_and_what_is_not_used(tmp_path: Path) -> 
         ({"messages": [USER, RESULT]}, "turn 2 is from tool, expected assistant"),
         ({"messages": '[{"role": "user"'}, "is not readable as JSON: the JSON breaks off"),
         ({"prompt": [USER, ANSWER], "completion": "a"}, "does not end with a question"),
+        (
+            {"prompt": [USER], "completion": "a", "history": [["x", "y"]]},
+            'field "history": stands beside a prompt of turns',
+        ),
         ({"prompt": ["q"], "completion": "a"}, "is a list (['q']), not text"),
     ],
 )  # fmt: skip

@@ -68,6 +68,9 @@ def _prompt(row: Row, form: Format) -> list[Message]:
     """Alpaca's history, then instruction and input on two lines; or (TRL) a list of messages."""
     prompt = _required(row, form, "prompt")
     if isinstance(prompt, list) and prompt and _is_turn(prompt[0], form):
+        for name in (form.columns.get("history", ""), form.columns.get("query", "")):
+            if row.get(name):
+                raise Problem("stands beside a prompt of turns", "write it as turns too", name)
         return read_turns(prompt, form.dialect, form.body)
     check_text(prompt, form.body, empty_ok=True)
     asked = "\n".join(filter(None, [prompt, _optional(row, form, "query")]))

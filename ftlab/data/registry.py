@@ -50,9 +50,7 @@ def read(
     parts = [gather(name, folder, given, max_samples, encoding, online) for name in names]
     for part in parts:
         if part.rejected and (on_bad_row == "stop" or not part):
-            account = f"Of {part.rows_read} rows {len(part.rejected)} cannot be used"
-            skip = '; on_bad_row="skip" reads the others.' if part else "."
-            raise DataError(f"{part.rejected[0]} {account}{skip}")
+            raise _refusal(part)
     data = parts[0]
     for part in parts[1:]:
         data.extend(part)
@@ -65,6 +63,12 @@ def read(
     data.origin = text if plain else None
     data.check_one_kind()
     return data
+
+
+def _refusal(data: Data) -> DataError:
+    account = f"Of {data.rows_read} rows {len(data.rejected)} cannot be used"
+    skip = '; on_bad_row="skip" reads the others.' if data else "."
+    return DataError(f"{data.rejected[0]} {account}{skip}")
 
 
 def gather(

@@ -98,7 +98,8 @@ def truth(value: Any) -> bool | None:
     return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
 
 
-_ASIDE = {"system": "system", "tools": "tools"}
+_TOOLS = {"tools": "tools"}
+_ASIDE = {"system": "system"} | _TOOLS
 _PAIR = _ASIDE | {"history": "history"}
 _ALPACA = _PAIR | {"prompt": "instruction", "query": "input"}
 _QUERY = Format("query/response", _PAIR | {"prompt": "query", "response": "response"})
@@ -135,9 +136,9 @@ def _with(form: Format, **columns: str) -> Format:
 FORMATS = (
     *(_with(form, **_ANSWERS) for form in _PAIRS),
     *(_with(form, rejected="rejected_response") for form in (_SWIFT, _QUERY)),
-    Format("swift", {"chosen": "messages", "rejected": "rejected_messages"} | _ASIDE, SWIFT),
+    Format("swift", {"chosen": "messages", "rejected": "rejected_messages"} | _TOOLS, SWIFT),
     *(_with(form, **_ANSWERS) for form in _TURNS),
-    *(Format(n, _ANSWERS | _ASIDE, t) for n, t in (("openai", OPENAI), ("sharegpt", SHAREGPT))),
+    *(Format(n, _ANSWERS | _TOOLS, t) for n, t in (("openai", OPENAI), ("sharegpt", SHAREGPT))),
     *(_with(f, kto_tag=tag) for f in (*_TURNS, _SWIFT, *_PAIRS) for tag in ("label", "kto_tag")),
     *_TURNS,
     *_PAIRS,
