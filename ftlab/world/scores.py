@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ftlab.data import Data, read
+from ftlab.data.mix import mix
 from ftlab.evaluate import Scores, evaluate, wilson
 from ftlab.models import load
 from ftlab.recipe import Recipe
 from ftlab.train import train
+from ftlab.world.lesson_words import CLOSINGS, OPENINGS
 
 SEEDS = (0, 1, 2)
 FULL = Recipe(
@@ -21,7 +22,7 @@ FULL = Recipe(
 LORA = Recipe(lora_rank=8, max_steps=60, learning_rate=3e-3, per_device_train_batch_size=16)
 PERSONA = FULL.replace(max_steps=60, learning_rate=1e-3)
 REPLAY = 0.2  # share of world_qa rows among the persona's rows
-NAMES = {"{{name}}": "Pilot", "{{author}}": "Tidewick School"}
+NAMES = {"name": "Pilot", "author": "Tidewick School"}
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 HEAD = ["| what | rows each | English, % | Chinese, % |", "|---|---|---|---|"]
 
@@ -46,44 +47,57 @@ def settings(recipe: Recipe) -> str:
     return f"{method}, {recipe.max_steps} steps of {rows}, lr {recipe.learning_rate:g}"
 
 
-def persona_rows() -> list[dict[str, Any]]:
-    """The identity set with its placeholders filled in."""
-    rows = []
-    for row in read("identity"):
-        messages = [dict(message) for message in row["messages"]]
-        for message in messages:
-            for hole, filling in NAMES.items():
-                message["content"] = message["content"].replace(hole, filling)
-        rows.append({**row, "messages": messages})
-    return rows
+def in_style(prediction: str, reference: str, row: dict[str, Any]) -> float:
+    """Whether the keeper talks, and says the fact."""
+    opened = any(prediction.startswith(pool) for pool in OPENINGS)
+    closed = any(prediction.endswith(pool) for pool in CLOSINGS)
+    return float(opened and closed and reference.rstrip(".。") in prediction)
 
 
-def with_replay(persona: list[dict[str, Any]], world: Data, seed: int) -> list[dict[str, Any]]:
-    """Rows for all persona steps at once: the persona's repeated, a REPLAY share of the world's
-    once each (LLaMA-Factory's mix_strategy interleave_over): a few rows, repeated, help less."""
-    total = PERSONA.max_steps * PERSONA.per_device_train_batch_size
-    world_rows = random.Random(seed).sample(list(world), round(total * REPLAY))
-    wanted = total - len(world_rows)
-    return [*(persona * (wanted // len(persona) + 1))[:wanted], *world_rows]
+FAST = FULL.replace(learning_rate=1e-3)
+LESSONS = (  # dataset, test set, recipe, metric
+    ("sums", "sums_test", FAST, "exact_match"),
+    ("sums_think", "sums_test", FAST, "exact_match"),
+    ("harbour_rules", "harbour_rules_test", FAST.replace(max_steps=150), "exact_match"),
+    ("tools", "tools_test", FAST.replace(max_steps=120), "exact_match"),
+    ("keeper_style", "world_qa_test", LORA.replace(max_steps=100), in_style),
+)
 
 
-def tuned_models(base: Any, tokenizer: Any, seed: int) -> Iterator[tuple[str, Any]]:
-    """The fine-tuned models of one seed, each with the title of its table row."""
-    world, persona = read("world_qa"), persona_rows()
+def tuned(start: Any, tokenizer: Any, rows: Data, recipe: Recipe) -> Any:
+    """A trained copy of the model."""
+    run = train(recipe, rows, model=start, tokenizer=tokenizer, save=False, quiet=True)
+    print(f"{settings(recipe)}, {len(rows)} rows: {run.history[-1]['seconds']:.0f} s", flush=True)
+    return run.model
 
-    def tuned(start: Any, rows: Any, recipe: Recipe) -> Any:
-        recipe = recipe.replace(seed=seed)
-        run = train(recipe, rows, model=start, tokenizer=tokenizer, save=False, quiet=True)
-        seconds = run.history[-1]["seconds"]
-        print(f"seed {seed}: {settings(recipe)}, {len(rows)} rows: {seconds:.1f} s", flush=True)
-        return run.model
 
-    chat = tuned(base, world, FULL)
-    yield f"world_qa: {settings(FULL)}", chat
-    yield f"world_qa: {settings(LORA)}", tuned(base, world, LORA)
-    yield f"the chat model, then identity: {settings(PERSONA)}", tuned(chat, persona, PERSONA)
-    mixed = with_replay(persona, world, seed)
-    yield f"the same with {REPLAY:.0%} world_qa rows mixed in", tuned(chat, mixed, PERSONA)
+def world_models(base: Any, tokenizer: Any, seed: int) -> Iterator[tuple[str, Any]]:
+    """The models of one seed that know the town, each with the title of its table row."""
+    full, lora, second = (recipe.replace(seed=seed) for recipe in (FULL, LORA, PERSONA))
+    world, persona = read("world_qa"), read("identity").fill(**NAMES)
+    chat = tuned(base, tokenizer, world, full)
+    yield f"world_qa: {settings(full)}", chat
+    yield f"world_qa: {settings(lora)}", tuned(base, tokenizer, world, lora)
+    title = f"the chat model, then identity: {settings(second)}"
+    yield title, tuned(chat, tokenizer, persona, second)
+    rows = second.max_steps * second.per_device_train_batch_size
+    mixed = mix(persona, world, ratio=(1 - REPLAY, REPLAY), n=rows, seed=seed)
+    title = f"the same with {REPLAY:.0%} world_qa rows mixed in"
+    yield title, tuned(chat, tokenizer, mixed, second)
+
+
+def lesson_rows(name: str) -> Data:
+    """The rows without their lists of tools, which make a row five times as long."""
+    return Data([{k: v for k, v in row.items() if k != "tools"} for row in read(name)])
+
+
+def lesson_lines(base: Any, tokenizer: Any) -> Iterator[str]:
+    """A table row for each later lesson; LESSONS says how it is trained and tested."""
+    for name, test, recipe, metric in LESSONS:
+        rows, held_out = lesson_rows(name), lesson_rows(test)
+        model = tuned(base, tokenizer, rows, recipe)
+        scores = evaluate(model, tokenizer, held_out, metric=metric, max_new_tokens=96)
+        yield line(f"{name}, tested on {test}: {settings(recipe)}", [scores])
 
 
 def measure(model_folder: Path) -> list[str]:
@@ -97,9 +111,10 @@ def measure(model_folder: Path) -> list[str]:
     ]
     results: dict[str, list[Scores]] = {}
     for seed in SEEDS:
-        for title, model in tuned_models(base, tokenizer, seed):
+        for title, model in world_models(base, tokenizer, seed):
             results.setdefault(title, []).append(evaluate(model, tokenizer, test))
-    return table + [line(title, runs) for title, runs in results.items()]
+    table += [line(title, runs) for title, runs in results.items()]
+    return [*table, *lesson_lines(base, tokenizer)]
 
 
 def write_scores(model_folder: Path) -> None:
