@@ -1,7 +1,7 @@
 """Rows -> the batches that a trainer feeds to the model: encode, shorten, pack, pad.
 
 The ids and labels are those of ``ftlab.encode``; nothing here changes one. Taught in
-notebooks/04_tokens_and_masks.ipynb.
+notebooks/04_loss_masking.ipynb.
 """
 
 from __future__ import annotations

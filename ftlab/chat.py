@@ -1,7 +1,7 @@
 """Conversation -> token ids, labels, and why each token is trained or not.
 
 One function decides what a model is trained on: ``encode``. Training, evaluation and the picture
-all come from it. Taught in notebooks/04_tokens_and_masks.ipynb and notebooks/07_sft.ipynb.
+all come from it. Taught in notebooks/04_loss_masking.ipynb and notebooks/07_sft.ipynb.
 """
 
 from __future__ import annotations

@@ -112,7 +112,11 @@ def _data_check(options: argparse.Namespace) -> int:
 
     names = ("cutoff_len", "against", "encoding", "formatting", "dataset_dir")
     given = {name: getattr(options, name) for name in names}
-    tokenizer = _tokenizer(options.model) if options.model else None
+    tokenizer = None
+    if options.model:
+        from ftlab.models import load_tokenizer
+
+        tokenizer = load_tokenizer(options.model)
     report = diagnose(options.file, tokenizer=tokenizer, **given)
     changes = report.fixed(options.fix) if options.fix else None
     if options.json:
@@ -126,12 +130,6 @@ def _data_check(options: argparse.Namespace) -> int:
                 f"{options.fix}: {written}; {len(changes):,} changes in {options.fix}.changes.jsonl"
             )
     return 1 if any(finding.level == "error" for finding in report.findings) else 0
-
-
-def _tokenizer(name: str) -> Any:
-    from ftlab.models import load
-
-    return load(name)[1]
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -149,10 +147,9 @@ def _chat(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
     from ftlab.chat import question
     from ftlab.generate import generate
-    from ftlab.models import load
     from ftlab.recipe import KNOBS
 
-    model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
+    model, tokenizer = _load(recipe)
     messages = question("", recipe.system_prompt)[:-1]
     print("Type your message; /clear starts over, /exit or Ctrl-D ends.")
     while True:
@@ -169,7 +166,7 @@ def _chat(options: argparse.Namespace) -> int:
             messages.append({"role": "user", "content": text})
             sampling: dict[str, Any] = {
                 name: getattr(recipe, name) for name in KNOBS if KNOBS[name].group == "generation"
-            }
+            } | {"enable_thinking": recipe.enable_thinking}
             answer = generate(model, tokenizer, [messages], **sampling)[0]
             messages.append({"role": "assistant", "content": answer})
             print(f"model> {answer}")
@@ -183,15 +180,26 @@ def _eval(options: argparse.Namespace) -> int:
     from ftlab.chat import with_system
     from ftlab.data import read
     from ftlab.evaluate import evaluate
+
+    data = read(name, dataset_dir=recipe.dataset_dir)
+    print(data.reason)
+    rows = [with_system(row, recipe.system_prompt) for row in data[: recipe.max_samples]]
+    model, tokenizer = _load(recipe)
+    metrics = ("perplexity",) if data.kind == "text" else ("exact_match", "perplexity")
+    thinking = recipe.enable_thinking
+    for metric in metrics:
+        scores = evaluate(model, tokenizer, rows, metric=metric, enable_thinking=thinking)
+        print(f"{metric} on {name}: {scores}")
+    return 0
+
+
+def _load(recipe: Recipe) -> tuple[Any, Any]:
+    """The recipe's model with its adapter, and the tokenizer with its template."""
+    from ftlab.batches import prepared_tokenizer
     from ftlab.models import load
 
-    data = read(name, dataset_dir=recipe.dataset_dir)[: recipe.max_samples]
-    data = [with_system(row, recipe.system_prompt) for row in data]
     model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
-    metrics = ("perplexity",) if data and "text" in data[0] else ("exact_match", "perplexity")
-    for metric in metrics:
-        print(f"{metric} on {name}: {evaluate(model, tokenizer, data, metric=metric)}")
-    return 0
+    return model, prepared_tokenizer(tokenizer, recipe)
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:

@@ -1,6 +1,6 @@
 """What remains of a row that is longer than ``cutoff_len``: whole turns, never part of an answer.
 
-Taught in notebooks/04_tokens_and_masks.ipynb.
+Taught in notebooks/04_loss_masking.ipynb.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ def load(
     path = _resolve(str(name))
     device = pick_device().value
     chosen = pick_dtype(device).value if dtype == "auto" else dtype
+    tokenizer = load_tokenizer(path)
     with quiet_loading():
-        tokenizer = _call(AutoTokenizer.from_pretrained, path)
         model = _call(AutoModelForCausalLM.from_pretrained, path, dtype=getattr(torch, chosen))
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ModelError(
@@ -94,11 +94,18 @@ def load(
             f"{model.get_input_embeddings().num_embeddings} embeddings. Use the tokenizer that "
             "belongs to the model."
         )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if adapter is not None:
         model = load_adapter(model, adapter)
     return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that ``load`` knows, without its weights."""
+    with quiet_loading():
+        tokenizer = _call(AutoTokenizer.from_pretrained, _resolve(str(name)))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def load_adapter(model: Any, folder: str | os.PathLike[str]) -> Any:

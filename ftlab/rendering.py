@@ -4,7 +4,7 @@ The template itself says little about that. So it is rendered once more with inv
 around every content: where they come out is where the content stands. Taking the marks away must
 give the first rendering again, or nothing is concluded.
 
-Taught in notebooks/04_tokens_and_masks.ipynb.
+Taught in notebooks/04_loss_masking.ipynb.
 """
 
 from __future__ import annotations

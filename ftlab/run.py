@@ -71,6 +71,7 @@ class Run:
 
         system = self.recipe.system_prompt
         prompts = [question(text, system) for text in questions]
+        options.setdefault("enable_thinking", self.recipe.enable_thinking)
         return generate(self.model, self.tokenizer, prompts, **options)
 
     def table(self) -> DataFrame:

@@ -7,7 +7,7 @@ differ: ``deepseek`` has no space after "Assistant:", ``phi`` no end of text aft
 ``gemma`` takes a system prompt, ``qwen3`` keeps earlier thoughts and has two line breaks before the
 tools also where there is no system prompt, and none trims white space.
 
-Taught in notebooks/04_tokens_and_masks.ipynb.
+Taught in notebooks/02_tokens_and_chat_templates.ipynb.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The colored token view: each token with its id, who wrote it, and whether it is trained.
 
-Taught in notebooks/04_tokens_and_masks.ipynb.
+Taught in notebooks/04_loss_masking.ipynb.
 """
 
 from __future__ import annotations

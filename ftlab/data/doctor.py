@@ -21,11 +21,9 @@ from ftlab.data.checks import Check, Exam, Hit
 from ftlab.data.formats import Converted, Format, convert, explain
 from ftlab.data.listing import Dataset, find
 from ftlab.data.patterns import masked, script
-from ftlab.data.read import BINARY_READERS, _decode, _read_bytes, file_type, read_records
+from ftlab.data.read import BINARY_READERS, decode, file_type, read_bytes, read_records
 from ftlab.data.records import BadRow, Problem, Record
-from ftlab.data.registry import _files as files_of
-from ftlab.data.registry import _formats as formats_of
-from ftlab.data.registry import data_dir, read
+from ftlab.data.registry import data_dir, files_of, formats_of, read
 from ftlab.data.report import LEVELS, Finding, Report
 from ftlab.errors import DataError
 
@@ -220,7 +218,7 @@ class Places:
         if path not in self._texts:
             kind, packed = file_type(path)
             binary = kind in BINARY_READERS
-            text = "" if binary else _decode(_read_bytes(path, packed), path, self.encoding)
+            text = "" if binary else decode(read_bytes(path, packed), path, self.encoding)
             self._texts[path] = text.split("\n")
         return self._texts[path]
 

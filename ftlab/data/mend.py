@@ -20,7 +20,7 @@ from ftlab.data.formats import FORMATS
 from ftlab.data.patterns import PATTERNS
 from ftlab.data.read import file_type
 from ftlab.data.records import Problem, Record
-from ftlab.data.write import _WRITERS as WRITERS
+from ftlab.data.write import WRITERS
 from ftlab.errors import DataError
 
 if TYPE_CHECKING:

@@ -52,8 +52,8 @@ def _group(row: Row, group: str | Callable[[Row], Any]) -> Any:
 def twins(rows: Sequence[Row], near: float | None = None) -> list[tuple[int, int]]:
     """(place, place of an earlier row that says the same), for each doubled row.
 
-    The same are texts that agree except for blanks; with `near`, also texts whose Jaccard
-    similarity of five-letter pieces is at least that.
+    The same are rows that agree except for blanks; with `near`, also rows in which the Jaccard
+    similarity of the five-letter pieces of what is said is at least that.
     """
     texts = [content(row) for row in rows]
     first: dict[str, int] = {}
@@ -64,18 +64,32 @@ def twins(rows: Sequence[Row], near: float | None = None) -> list[tuple[int, int
     if near is not None:
         from ftlab.data.minhash import near_twins
 
-        found |= near_twins(texts, list(first.values()), near)
+        found |= near_twins([spoken(row) for row in rows], list(first.values()), near)
     return sorted(found.items())
 
 
 def content(row: Row) -> str:
-    """All that a row says, in one text, each run of blanks made one."""
+    """All that a row holds, in one text, each run of blanks made one."""
     parts: list[str] = [row.get("text", "")]
     for name in ("messages", "prompt", "chosen", "rejected", "completion"):
         for turn in row.get(name, ()):
             calls = turn.get("tool_calls")
             parts += [name, turn["role"], turn["content"], json.dumps(calls) if calls else ""]
     parts += [json.dumps(row[name]) for name in ("tools", "label") if name in row]
+    return _plain(parts)
+
+
+def spoken(row: Row) -> str:
+    """What is said in a row: names of roles and tools, alike in all rows, are left out."""
+    parts: list[str] = [row.get("text", "")]
+    for name in ("messages", "prompt", "chosen", "rejected", "completion"):
+        for turn in row.get(name, ()):
+            calls = [call["function"]["arguments"] for call in turn.get("tool_calls") or ()]
+            parts += [turn["content"], *map(str, calls)]
+    return _plain(parts)
+
+
+def _plain(parts: Sequence[str]) -> str:
     return " ".join(unicodedata.normalize("NFC", "\n".join(parts)).split())
 
 

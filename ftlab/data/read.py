@@ -23,11 +23,11 @@ __all__ = ["BadRow", "Problem", "Record", "file_type", "read_records"]
 def read_records(path: Path, encoding: str | None = None) -> list[Record]:
     """All rows of one file. Raises DataError where the file as a whole cannot be read."""
     kind, packed = file_type(path)
-    data = _read_bytes(path, packed)
+    data = read_bytes(path, packed)
     if kind in BINARY_READERS:
         rows = BINARY_READERS[kind](data, path)
     else:
-        rows = TEXT_READERS[kind](_decode(data, path, encoding), path)
+        rows = TEXT_READERS[kind](decode(data, path, encoding), path)
     found = [Record(path, line, number, value) for number, (line, value) in enumerate(rows, 1)]
     if not found:
         ink = data.removeprefix(codecs.BOM_UTF8)
@@ -49,7 +49,7 @@ def file_type(path: Path) -> tuple[str, bool]:
 LARGEST = 2**31  # bytes of one file, unpacked: a small .gz can hold any number of them
 
 
-def _read_bytes(path: Path, packed: bool) -> bytes:
+def read_bytes(path: Path, packed: bool) -> bytes:
     try:
         with gzip.open(path) if packed else open(path, "rb") as file:
             data = file.read(LARGEST + 1)
@@ -62,7 +62,7 @@ def _read_bytes(path: Path, packed: bool) -> bytes:
     return data
 
 
-def _decode(data: bytes, path: Path, encoding: str | None) -> str:
+def decode(data: bytes, path: Path, encoding: str | None) -> str:
     """The text of a file. Nothing is guessed: UTF-8, or the encoding that the reader named."""
     if encoding is None and data.startswith((b"\xff\xfe", b"\xfe\xff")):
         fix = 'pass encoding="utf-16", or save it as UTF-8'

@@ -86,11 +86,11 @@ def gather(
     """
     check_count(max_samples, "read: max_samples")
     dataset = find(name, folder)
-    formats = _formats(dataset, given)
+    formats = formats_of(dataset, given)
     if online and dataset.hubs:
         files, records = [], from_hub(dataset)
     else:
-        files = _files(dataset)
+        files = files_of(dataset)
         records = [record for file in files for record in read_records(file, encoding)]
     records = _draw(dataset.renamed(records), dataset.num_samples)[:max_samples]
     found = convert(records, formats)
@@ -105,14 +105,14 @@ def locate(name_or_path: str, dataset_dir: Path) -> list[tuple[Path, Format]]:
     found = []
     for name in name_or_path.split(","):
         dataset = find(name.strip(), dataset_dir)
-        formats = _formats(dataset, {})
-        for file in _files(dataset):
+        formats = formats_of(dataset, {})
+        for file in files_of(dataset):
             form = find_format(dataset.renamed(read_records(file)), formats)
             found.append((file, form or formats[0]))
     return found
 
 
-def _formats(dataset: Dataset, given: dict[str, Any]) -> list[Format]:
+def formats_of(dataset: Dataset, given: dict[str, Any]) -> list[Format]:
     said = dataset.rows | {key: value for key, value in given.items() if value is not None}
     ranking = None if given.get("columns") else dataset.ranking
     return choose(
@@ -120,7 +120,7 @@ def _formats(dataset: Dataset, given: dict[str, Any]) -> list[Format]:
     )
 
 
-def _files(dataset: Dataset) -> list[Path]:
+def files_of(dataset: Dataset) -> list[Path]:
     """The file, or the files in a folder (not in folders below it) in order of their names."""
     path = dataset.file
     if dataset.hubs and (path is None or not path.exists()):

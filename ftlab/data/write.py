@@ -29,8 +29,8 @@ def save(data: Data, path: Path, formatting: str | None, overwrite: bool) -> Pat
     if form is None:
         fits = ", ".join(dict.fromkeys(f.name for f in FORMATS if f.kind == data.kind))
         raise DataError(f"{path}: {name!r} cannot hold {data.kind} rows. Fix: one of {fits}.")
-    if suffix not in _WRITERS:
-        raise DataError(f"{path}: ftlab does not write {suffix}. Fix: {', '.join(_WRITERS)}.")
+    if suffix not in WRITERS:
+        raise DataError(f"{path}: ftlab does not write {suffix}. Fix: {', '.join(WRITERS)}.")
     if path.exists() and not overwrite:
         raise DataError(f"{path}: the file exists. Fix: another name, or overwrite=True.")
     rows = []
@@ -42,7 +42,7 @@ def save(data: Data, path: Path, formatting: str | None, overwrite: bool) -> Pat
             raise DataError(f"{where}: {problem.args[0]}. Fix: {problem.args[1]}.") from None
     _check_detection(rows, form, path)
     try:
-        content = _WRITERS[suffix](rows)
+        content = WRITERS[suffix](rows)
     except Exception as error:  # of json or Arrow, about a value of an extra field
         reason = " ".join(str(error).split())[:200]
         raise DataError(
@@ -128,7 +128,7 @@ _LAST_STEP: dict[str, Callable[[Row, Format], Row]] = {
     ".parquet": _json_cells,
     ".txt": _one_line,
 }
-_WRITERS: dict[str, Callable[[list[Row]], bytes]] = {
+WRITERS: dict[str, Callable[[list[Row]], bytes]] = {
     ".jsonl": lambda rows: "".join(f"{line}\n" for line in _lines(rows)).encode(),
     ".json": lambda rows: ("[\n" + ",\n".join(_lines(rows)) + "\n]\n").encode(),
     ".csv": _table,
