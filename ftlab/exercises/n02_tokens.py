@@ -63,9 +63,7 @@ def generation_prompt(answer: Callable[[Any, list[Turn]], str]) -> None:
     expect(answer(plain, TALK) == "assistant:", "it works for other templates and longer chats")
     echo = [{"role": "user", "content": "assistant:"}]
     expect(answer(plain, echo) == "assistant:", "it works when the user types the same text")
-    expect(
-        answer(_Template("", "\n", ""), TALK) == "", "a template without one: empty text"
-    )
+    expect(answer(_Template("", "\n", ""), TALK) == "", "a template without one: empty text")
 
 
 def _llama3(messages: list[Turn], ask: bool = False) -> str:
