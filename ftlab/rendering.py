@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -338,7 +339,9 @@ def place(row: Row) -> str:
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
-    return tokenizer.name_or_path or "this tokenizer"
+    """Its name on a hub, or the last part of its folder."""
+    folder = Path(name := tokenizer.name_or_path)
+    return folder.name if folder.is_dir() and name else name or "this tokenizer"
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, tools: Any) -> str:

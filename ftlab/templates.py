@@ -125,10 +125,12 @@ def apply(
     markup = "".join((*template.user, template.header, *template.answer))
     known = tokenizer.get_added_vocab()
     if missing := sorted({token for token in _CONTROL.findall(markup) if token not in known}):
+        owner = tokenizer.name_or_path or "this model"
+        owner = Path(owner).name if Path(owner).is_dir() else owner
         raise ModelError(
             f"template={name!r} needs the tokens {', '.join(missing)}, and the tokenizer of "
-            f"{tokenizer.name_or_path or 'this model'} has no such tokens. Choose the template of "
-            "this model's family, or alpaca or default, which need none."
+            f"{owner} has no such tokens. Choose the template of this model's family, or alpaca or "
+            "default, which need none."
         )
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.eos_token = template.stop or tokenizer.eos_token

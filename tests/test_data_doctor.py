@@ -59,6 +59,7 @@ IN_TEXT = [
     ("mojibake", "warning", chat("你好吗？", "你好，这是浣犲ソ"), "output", "浣犲ソ"),
     ("mojibake", "warning", chat("你好吗？", "你好，第һ名"), "output", "һ"),
     ("mojibake", "warning", chat("Is it?", "A cafÃ© there"), "output", "Ã©"),
+    ("mojibake", "warning", chat("你好吗？", "今天ä½\xa0å¥½"), "output", "ä½\xa0å¥½"),
     ("e-mail address", "warning", chat("Who?", "Ask ada.quill@harbor.town."), "output", "ada.quill@harbor.town"),
     ("phone number", "warning", chat("Who?", "Call 13800138000 now"), "output", "13800138000"),
     ("phone number", "warning", chat("Who?", "Call +44 20 7946 0958 now"), "output", "+44 20 7946 0958"),

@@ -305,7 +305,7 @@ def test_thoughts_are_kept_in_the_last_turn_only(tokenizer) -> None:
     assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
-def test_tool_calls_and_responses_render_as_in_qwen3(tokenizer) -> None:
+def test_tool_calls_and_responses_render_as_in_llama_factorys_qwen3(tokenizer) -> None:
     call = {"type": "function", "function": {"name": "tide", "arguments": {"day": "星期一"}}}
     messages = [
         {"role": "user", "content": "Tide?"},
@@ -320,7 +320,7 @@ def test_tool_calls_and_responses_render_as_in_qwen3(tokenizer) -> None:
         in text
     )
     assert "<|im_start|>user\n<tool_response>\n9\n</tool_response><|im_end|>\n" in text
-    assert text.startswith("<|im_start|>system\n# Tools\n\nYou may call")
+    assert text.startswith("<|im_start|>system\n\n\n# Tools\n\nYou may call")
     assert masked(tokenizer, messages).endswith("</tool_call><|im_end|>\nGood day.<|im_end|>\n")
 
 

@@ -143,7 +143,9 @@ def mix(*datas: Data, ratio: str | Sequence[float], n: int | None = None, seed: 
     for data, start, end in zip(datas, [0, *ends], ends, strict=False):
         whole, rest = divmod(end - start, len(data))
         rows += [*data] * whole + chance.sample(data, rest)
-        repeated = f", each {(end - start) / len(data):.1f} times" if whole else ""
+        repeated = (
+            f", each {(end - start) / len(data):.1f} times" if (end - start) > len(data) else ""
+        )
         notes.append(f"{end - start} of {len(data)} rows of {data.name}{repeated}")
     chance.shuffle(rows)
     return _joined(datas, rows, f"mixed: {'; '.join(notes)}")

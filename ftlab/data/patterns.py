@@ -28,10 +28,13 @@ _LEADS = "".join(
     for first in (*range(0xE3, 0xEA), 0xEF)
     for second in range(0x80, 0xC0)
 )
+# UTF-8 read as cp1252 or Latin-1: what its second and third bytes turn into.
+_TRAILS = "\u0080-\u00bf" + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore")
 _WRITTEN = r"[\u3000-\u303f\u3040-\u30ff\u3400-\u9fff\uff00-\uffef]"
 _GARBLED = re.compile(
     rf"\ufffd|锟斤拷|[{re.escape(_LEADS)}][^\x00-\x7f]{{2,}}"  # 浣犲ソ
     r"|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2[\u20ac\u0080][^\x00-\x7f]"  # Ã©, â€™
+    rf"|(?:[\u00e2-\u00e9\u00ef][{_TRAILS}]{{2}}){{2,}}"  # ä½ å¥½
     r"|(?<=[\u3400-\u9fff])[\u0400-\u052f](?![\u0400-\u052f])"  # a lone Cyrillic letter
 )
 
@@ -40,20 +43,31 @@ def _ungarbled(run: str) -> str | None:
     """The text that was read with a wrong encoding; None where `run` is no such text."""
     if len(run) == 1 and run != "\ufffd":
         return run.encode().decode("gb18030", "replace")
-    for codec in ("gb18030", "cp1252", "latin-1"):
+    for chinese, encode in ((True, _chinese_bytes), (False, _western_bytes)):
         try:
-            data = run.encode(codec)
-            text = data.decode("utf-8", "replace")
+            text = encode(run).decode("utf-8", "replace")
         except UnicodeEncodeError:
             continue
         whole = text.removesuffix("\ufffd")
-        if "\ufffd" not in whole and (codec != "gb18030" or len(re.findall(_WRITTEN, whole)) > 1):
+        if "\ufffd" not in whole and (not chinese or len(re.findall(_WRITTEN, whole)) > 1):
             return text
     return "\ufffd" if "\ufffd" in run or "锟斤拷" in run else None
 
 
+def _chinese_bytes(run: str) -> bytes:
+    return run.encode("gb18030")
+
+
+def _western_bytes(run: str) -> bytes:
+    """Latin-1 and cp1252 in one: the bytes that cp1252 does not know came through as they were."""
+    return b"".join(c.encode("latin-1" if c < "\u0100" else "cp1252") for c in run)
+
+
 def _restore(text: str) -> str:
-    return _GARBLED.sub(lambda found: _ungarbled(found[0]) or found[0], text)
+    """The text as it was; a run of which a part is lost stays as it is."""
+    return _GARBLED.sub(
+        lambda found: (_ungarbled(found[0]) or "").strip("\ufffd") or found[0], text
+    )
 
 
 def _is_citizen(digits: str) -> bool:
