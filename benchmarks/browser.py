@@ -114,6 +114,18 @@ def drag(page: Any, key: str, share: float) -> None:
     page.mouse.up()
 
 
+def screenshot(page: Any, name: str) -> None:
+    """The README's picture of the panel, when FTLAB_SCREENSHOTS names a folder for it."""
+    folder = os.environ.get("FTLAB_SCREENSHOTS")
+    if folder:
+        page.locator(".jp-Cell-outputWrapper:has(.ftlab-panel)").evaluate(
+            "e => { e.scrollIntoView();"
+            " document.querySelector('.jp-WindowedPanel-outer').scrollBy(0, -12) }"
+        )
+        page.wait_for_timeout(300)
+        page.screenshot(path=str(Path(__file__).parents[1] / folder / f"{name}.png"))
+
+
 def _write_notebook(path: Path, cells: Sequence[str]) -> None:
     made: list[dict[str, Any]] = [
         {

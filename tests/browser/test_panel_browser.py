@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,18 +43,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield opened
 
 
-def screenshot(page: Any, name: str) -> None:
-    """The README's picture, when it is asked for."""
-    folder = os.environ.get("FTLAB_SCREENSHOTS")
-    if folder:
-        page.locator(".jp-Cell-outputWrapper:has(.ftlab-panel)").evaluate(
-            "e => { e.scrollIntoView();"
-            " document.querySelector('.jp-WindowedPanel-outer').scrollBy(0, -12) }"
-        )
-        page.wait_for_timeout(300)
-        page.screenshot(path=str(ROOT / folder / f"{name}.png"))
-
-
 def lines(page: Any) -> int:
     """Curves in the large chart: each run has one, the current one also its raw values."""
     return int(page.locator(".ftlab-panel svg path[fill=none]").count())
@@ -76,7 +63,7 @@ def wait_for_step(page: Any, wanted: int) -> None:
 
 
 def test_the_panel_fits_beside_the_file_browser(page: Any) -> None:
-    screenshot(page, "panel-idle")
+    browser.screenshot(page, "panel-idle")
     wide = page.evaluate(
         "[...document.querySelectorAll('.ftlab-panel, .ftlab-panel *, .jp-OutputArea-output')]"
         ".filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1"
@@ -93,7 +80,7 @@ def test_dragging_a_slider_draws_a_growing_curve(page: Any) -> None:
     browser.drag(page, "lora_rank", 0.35)
     wait_for_step(page, 2)
     wait_for_step(page, 32)
-    screenshot(page, "panel-training")
+    browser.screenshot(page, "panel-training")
     browser.wait_for_status(page, "Finished")
     assert step(page) == 60
     steps = [seen for _, seen, status in browser.log(page) if status.startswith("Training")]
@@ -120,7 +107,7 @@ def test_arrow_keys_on_a_slider_train_too(page: Any) -> None:
     assert float(after) > float(before)
     page.wait_for_function("document.querySelectorAll('.ftlab-answers tr').length == 4")
     page.wait_for_timeout(1500)
-    screenshot(page, "panel-overlay")
+    browser.screenshot(page, "panel-overlay")
 
 
 def test_stop_ends_the_run_at_its_next_step(page: Any) -> None:
