@@ -22,6 +22,7 @@ from ftlab.errors import (
 )
 
 if TYPE_CHECKING:
+    from ftlab import panels as panels
     from ftlab import plots as plots
     from ftlab.adapters import trainable_parameters as trainable_parameters
     from ftlab.chat import encode as encode
@@ -80,6 +81,7 @@ __all__ = [
     "Error",
     "ModelError",
     "RecipeError",
+    "panels",
     "plots",
     *sorted(_HOME),
 ]
@@ -102,8 +104,8 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plots":
-        return import_module("ftlab.plots")
+    if name in ("panels", "plots"):
+        return import_module(f"ftlab.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'ftlab' has no attribute {name!r}")
     return getattr(import_module(f"ftlab.{_HOME[name]}"), name)

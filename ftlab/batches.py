@@ -261,7 +261,8 @@ class PackedCollator:
 
     Positions start anew with every sample and there is no attention mask: so transformers knows
     where samples begin and keeps attention inside them
-    (transformers.masking_utils.find_packed_sequence_indices).
+    (transformers.masking_utils.find_packed_sequence_indices), unless the model is called with a
+    cache: pass `use_cache=False`, as the trainer does.
     """
 
     def __init__(self, pad_id: int) -> None:
