@@ -22,12 +22,11 @@ from ftlab import chat, templates
 from ftlab.data import Data, read
 from ftlab.errors import DataError, RecipeError
 from ftlab.fit import shortened, too_long
+from ftlab.recipe import KNOBS, Recipe
 from ftlab.tokens import IGNORED, Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from ftlab.recipe import Recipe
 
 Row = dict[str, Any]
 
@@ -76,9 +75,11 @@ def check_stage(stage: str, rows: Data) -> None:
     rows.check_one_kind()
     kind = rows.kind
     if rows and stage not in STAGES[kind]:
+        known = [other for other in STAGES[kind] if other in (KNOBS["stage"].choices or ())]
+        fix = " or ".join(known) or f"{' or '.join(STAGES[kind])} (a later version of ftlab)"
         raise RecipeError(
             f"stage: {stage} and the data do not fit: these rows are {_WORDS[kind]}. "
-            f"Use stage: {' or '.join(STAGES[kind])}, or other data."
+            f"Use stage: {fix}, or other data."
         )
 
 

@@ -137,8 +137,11 @@ def _train(options: argparse.Namespace) -> int:
     from ftlab.train import train
 
     run = train(recipe, observers=[Progress()])
-    print(f"{run.status}: {run.summary['steps']} steps in {run.summary['seconds']:.1f} s, "
-          f"loss {run.summary['first_loss']} -> {run.summary['last_loss']}")  # fmt: skip
+    losses = [run.summary[key] for key in ("first_loss", "last_loss")]
+    fall = " -> ".join(f"{loss:.4f}" for loss in losses if loss is not None) or "not computed"
+    print(
+        f"{run.status}: {run.summary['steps']} steps in {run.summary['seconds']:.1f} s, loss {fall}"
+    )
     print(f"run folder: {run.folder}")
     return {"finished": 0, "interrupted": 130}.get(run.status, 1)
 
