@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
+
+from ftlab import svg
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -93,6 +96,10 @@ class Encoded:
         lines = [f"{n:6d} {reason}: {REASONS[reason][1]}" for reason, n in self._counts().items()]
         return "\n".join([text.rstrip("\n"), "", self._headline(), *lines, *self.notes])
 
+    def picture(self) -> svg.Picture:
+        """The same as a picture, for places that show no HTML styles, such as GitHub."""
+        return tiles({"": self}, self._headline(), tuple(self._counts()))
+
     def table(self) -> DataFrame:
         """One line for each token: text, id, role, label, reason."""
         import pandas as pd
@@ -128,16 +135,27 @@ class Encoded:
             style += "outline:1.5px dotted #555;font-weight:bold;"
         elif reason == "template":
             style += "outline:1px solid #ddd;"
-        why = "trained" if reason == "trained" else f"not trained: {reason}"
-        kind = "control token" if self.control[place] else "token"
-        number, role = self.input_ids[place], self.role[place]
-        title = f"{kind} {place} · id {number} · role {role} · {why} · {token!r}"
         shown = escape(visible(token)) or "⋯"
         line_break = "<br>" if token.endswith("\n") else ""
         return (
-            f'<span dir="auto" title="{escape(title)}" style="{_TILE}{style}">{shown}'
-            f'<span style="{_ID}">{number}</span></span>{line_break}'
+            f'<span dir="auto" title="{escape(self._title(place))}" style="{_TILE}{style}">{shown}'
+            f'<span style="{_ID}">{self.input_ids[place]}</span></span>{line_break}'
         )
+
+    def _title(self, place: int) -> str:
+        """All that is known of a token, in one line."""
+        reason = self.mask_reason[place]
+        why = "trained" if reason == "trained" else f"not trained: {reason}"
+        kind = "control token" if self.control[place] else "token"
+        whose = f"id {self.input_ids[place]} · role {self.role[place]}"
+        return f"{kind} {place} · {whose} · {why} · {self.tokens[place]!r}"
+
+    def _cells(self) -> list[Cell]:
+        colors = [REASONS[reason][0] for reason in self.mask_reason]
+        return [
+            (visible(token) or "⋯", color, self._title(place))
+            for place, (token, color) in enumerate(zip(self.tokens, colors, strict=True))
+        ]
 
     def _repr_html_(self) -> str:
         tiles = [self._tile(place) for place in range(len(self.tokens))]
@@ -161,6 +179,59 @@ class Encoded:
             f'<div style="font-size:12px;margin-top:6px"><b>{self._headline()}</b>{legend}{notes}'
             "</div>"
         )
+
+
+def tiles(
+    rows: Mapping[str, Encoded | Sequence[tuple[str, str]]],
+    alt: str,
+    legend: Sequence[str] = (),
+    width: int = 860,
+) -> svg.Picture:
+    """Rows of tokens below each other in aligned columns; point at one for details.
+
+    ``rows``: name -> what ``encode`` gives, or (text, color or "none") for each token; all of one
+    length.
+    ``legend``: keys of ``REASONS``. A new line begins with each message and at ``width`` pixels.
+    """
+    cells = [
+        row._cells() if isinstance(row, Encoded) else [(text, color, "") for text, color in row]
+        for row in rows.values()
+    ]
+    left, before = max(map(_wide, rows)), ""
+    x, y = float(width), -_ROW * len(cells) - 4
+    out: list[str] = []
+    for column in zip(*cells, strict=True):
+        across, first = max(_wide(text) for text, _, _ in column), column[0][0]
+        if x + across > width or (first.startswith("<|") and before.endswith("↵")):
+            x, y = left, y + _ROW * len(cells) + 9
+            out += [svg.text(0, y + _ROW * i + 13, n, svg.MUTED) for i, n in enumerate(rows)]
+        out += [_box(x, y + _ROW * i, across, *cell) for i, cell in enumerate(column)]
+        x, before = x + across + 3, first
+    y += _ROW * len(cells) + 12
+    out += [_box(112 * i, y, 108, key, REASONS[key][0], "") for i, key in enumerate(legend)]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 24}" '
+    head += f'role="img" aria-label="{escape(alt)}" '
+    head += 'font-family="ui-monospace,monospace" font-size="11">'
+    return svg.Picture(head + "".join(out) + "</svg>", alt)
+
+
+Cell = tuple[str, str, str]  # text, background, title
+_ROW = 21  # pixels
+
+
+def _wide(text: str) -> float:
+    """About how many pixels the text takes; Chinese characters are wide."""
+    return 8 + sum(11.2 if ord(letter) > 0x2E7F else 6.7 for letter in text) if text else 0
+
+
+def _box(x: float, y: float, width: float, text: str, color: str, title: str) -> str:
+    edges = {REASONS["trained"][0]: "#0060a8", REASONS["template"][0]: "#ddd"}
+    edge = edges.get(color, color)
+    ink = svg.MUTED if edge in ("#ddd", "none") else svg.INK
+    return (
+        f'<g><title>{escape(title)}</title><rect x="{x:g}" y="{y:g}" width="{width:g}" height="18" '
+        f'rx="3" fill="{color}" stroke="{edge}"/>{svg.text(x + 4, y + 13, text, ink)}</g>'
+    )
 
 
 @dataclass(repr=False)

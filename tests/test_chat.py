@@ -1,12 +1,15 @@
 """Ids and labels: exactly which tokens are trained, checked id by id."""
 
+from collections import Counter
+from xml.etree import ElementTree
+
 import pytest
 from families import tokenizer_for
 from transformers import AutoTokenizer
 
 import ftlab
 from ftlab.chat import parity, pieces, prompt_ids, with_system
-from ftlab.tokens import IGNORED
+from ftlab.tokens import IGNORED, REASONS, tiles
 
 TALK = [
     {"role": "user", "content": "Who is Ada?"},
@@ -75,6 +78,28 @@ def test_the_views_show_every_token_and_escape_the_text(tokenizer):
     enc = ftlab.encode(tokenizer, [{"role": "user", "content": "<script>"}, TALK[1]])
     assert "<script>" not in enc._repr_html_() and "&lt;" in enc._repr_html_()
     assert "[.]" in enc.text_view()
+
+
+def test_the_picture_has_a_tile_for_each_token_in_the_color_of_its_reason(tokenizer):
+    row = [{"role": "user", "content": "<b>"}, *TALK[1:]]
+    enc = ftlab.encode(tokenizer, row, mask_history=True)
+    root = ElementTree.fromstring(enc.picture().svg)  # escaped: it would not parse otherwise
+    boxes = root.iter("{http://www.w3.org/2000/svg}rect")
+    fills = Counter(box.get("fill") for box in boxes)
+    for reason, count in Counter(enc.mask_reason).items():
+        assert fills[REASONS[reason][0]] == count + 1  # and one in the legend
+    titles = [title.text for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert "id 2041 · role assistant · trained" in titles[len(enc) - 2]
+
+
+def test_tiles_align_their_columns_and_start_a_line_with_each_message(tokenizer):
+    every = ftlab.encode(tokenizer, TALK, train_on_prompt=True)
+    rows = {"all": every, "ids": [(str(i), "none") for i in every.input_ids]}
+    root = ElementTree.fromstring(tiles(rows, "two rows", width=2000).svg)
+    boxes = list(root.iter("{http://www.w3.org/2000/svg}rect"))
+    upper, lower = boxes[::2], boxes[1::2]
+    assert [b.get("x") for b in upper] == [b.get("x") for b in lower]
+    assert len({b.get("y") for b in upper}) == len(TALK)
 
 
 def test_a_row_longer_than_cutoff_is_refused_not_cut(tokenizer):
