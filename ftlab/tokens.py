@@ -150,12 +150,10 @@ class Encoded:
         whose = f"id {self.input_ids[place]} · role {self.role[place]}"
         return f"{kind} {place} · {whose} · {why} · {self.tokens[place]!r}"
 
-    def _cells(self) -> list[Cell]:
+    def _cells(self) -> list[tuple[str, str]]:
+        """Each token's text and color."""
         colors = [REASONS[reason][0] for reason in self.mask_reason]
-        return [
-            (visible(token) or "⋯", color, self._title(place))
-            for place, (token, color) in enumerate(zip(self.tokens, colors, strict=True))
-        ]
+        return [(visible(t) or "⋯", c) for t, c in zip(self.tokens, colors, strict=True)]
 
     def _repr_html_(self) -> str:
         tiles = [self._tile(place) for place in range(len(self.tokens))]
@@ -187,35 +185,31 @@ def tiles(
     legend: Sequence[str] = (),
     width: int = 860,
 ) -> svg.Picture:
-    """Rows of tokens below each other in aligned columns; point at one for details.
+    """Rows of tokens below each other in aligned columns.
 
-    ``rows``: name -> what ``encode`` gives, or (text, color or "none") for each token; all of one
-    length.
-    ``legend``: keys of ``REASONS``. A new line begins with each message and at ``width`` pixels.
+    ``rows``: name -> what ``encode`` gives, or (text, color or "none") for each token; all rows of
+    the same length. ``legend``: keys of ``REASONS``. A new line begins with each message and at
+    ``width`` pixels.
     """
-    cells = [
-        row._cells() if isinstance(row, Encoded) else [(text, color, "") for text, color in row]
-        for row in rows.values()
-    ]
+    cells = [row._cells() if isinstance(row, Encoded) else row for row in rows.values()]
     left, before = max(map(_wide, rows)), ""
     x, y = float(width), -_ROW * len(cells) - 4
     out: list[str] = []
     for column in zip(*cells, strict=True):
-        across, first = max(_wide(text) for text, _, _ in column), column[0][0]
+        across, first = max(_wide(text) for text, _ in column), column[0][0]
         if x + across > width or (first.startswith("<|") and before.endswith("↵")):
             x, y = left, y + _ROW * len(cells) + 9
             out += [svg.text(0, y + _ROW * i + 13, n, svg.MUTED) for i, n in enumerate(rows)]
         out += [_box(x, y + _ROW * i, across, *cell) for i, cell in enumerate(column)]
         x, before = x + across + 3, first
     y += _ROW * len(cells) + 12
-    out += [_box(112 * i, y, 108, key, REASONS[key][0], "") for i, key in enumerate(legend)]
+    out += [_box(112 * i, y, 108, key, REASONS[key][0]) for i, key in enumerate(legend)]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 24}" '
     head += f'role="img" aria-label="{escape(alt)}" '
     head += 'font-family="ui-monospace,monospace" font-size="11">'
     return svg.Picture(head + "".join(out) + "</svg>", alt)
 
 
-Cell = tuple[str, str, str]  # text, background, title
 _ROW = 21  # pixels
 
 
@@ -224,13 +218,13 @@ def _wide(text: str) -> float:
     return 8 + sum(11.2 if ord(letter) > 0x2E7F else 6.7 for letter in text) if text else 0
 
 
-def _box(x: float, y: float, width: float, text: str, color: str, title: str) -> str:
+def _box(x: float, y: float, width: float, text: str, color: str) -> str:
     edges = {REASONS["trained"][0]: "#0060a8", REASONS["template"][0]: "#ddd"}
     edge = edges.get(color, color)
     ink = svg.MUTED if edge in ("#ddd", "none") else svg.INK
     return (
-        f'<g><title>{escape(title)}</title><rect x="{x:g}" y="{y:g}" width="{width:g}" height="18" '
-        f'rx="3" fill="{color}" stroke="{edge}"/>{svg.text(x + 4, y + 13, text, ink)}</g>'
+        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="18" rx="3" fill="{color}" '
+        f'stroke="{edge}"/>{svg.text(x + 4, y + 13, text, ink)}'
     )
 
 
