@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ftlab.exercises import hint as hint
     from ftlab.exercises import solution as solution
     from ftlab.generate import generate as generate
+    from ftlab.merge import merge as merge
     from ftlab.models import load as load
     from ftlab.panels import panel as panel
     from ftlab.recipe import Recipe as Recipe
@@ -64,6 +65,7 @@ _HOME = {
     "generate": "generate",
     "hint": "exercises",
     "load": "models",
+    "merge": "merge",
     "mix": "data.mix",
     "panel": "panels",
     "read": "data",

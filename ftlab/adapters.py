@@ -6,6 +6,7 @@ Taught in notebooks/07_sft.ipynb and, for LoRA in depth, notebooks/08_lora.ipynb
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Any
 
 import torch
@@ -74,6 +75,41 @@ def trainable_parameters(model: Any) -> tuple[int, int]:
     parameters = list(model.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     return trainable, sum(p.numel() for p in parameters)
+
+
+def base_record(model: Any, name: str) -> dict[str, str]:
+    """What an adapter's folder says about its base: name, precision and ``weights_hash``.
+
+    A quantized base has no hash: the weights that an adapter is merged into are not those.
+    """
+    record = {"model": name, "dtype": str(model.dtype).removeprefix("torch.")}
+    if getattr(model.config, "quantization_config", None) is None:
+        record["sha256"] = weights_hash(model, model.dtype)
+    return record
+
+
+def weights_hash(model: Any, dtype: torch.dtype) -> str:
+    """sha256 of a model's weights rounded to ``dtype``; of a PEFT model, those of its base."""
+    prefix = getattr(getattr(model, "base_model", None), "prefix", "lora_")
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_base_tensors(inner, prefix).items()):
+        digest.update(name.encode())
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype) + 0  # -0 becomes 0: adding an empty delta does the same
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _base_tensors(model: Any, prefix: str) -> dict[str, torch.Tensor]:
+    """The state of the model that PEFT wrapped, under the names it had before."""
+    found = {}
+    for name, tensor in model.state_dict().items():
+        parts = name.split(".")
+        if not any(part.startswith((prefix, "modules_to_save")) for part in parts):
+            kept = [part for part in parts if part not in ("base_layer", "original_module")]
+            found[".".join(kept)] = tensor
+    return found
 
 
 def split(names: str | None) -> list[str]:

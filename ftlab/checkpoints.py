@@ -22,6 +22,7 @@ from ftlab.errors import CheckpointError, EnvironmentProblem
 
 MANIFEST = "manifest.json"
 LOCK = "run.lock"
+BASE = "base.json"  # beside an adapter: which weights it was trained on
 
 
 def new_run_folder(output_dir: str | None, name: str, *, overwrite: bool) -> Path:
@@ -139,6 +140,12 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def copy_base_record(run_folder: Path, folder: Path) -> None:
+    """Put the base record of an adapter's run into a folder that is being written."""
+    if (run_folder / BASE).is_file():
+        shutil.copyfile(run_folder / BASE, folder / BASE)
 
 
 def sha256(path: Path) -> str:

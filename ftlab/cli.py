@@ -1,4 +1,4 @@
-"""The command line: ftlab lab | doctor | data | train | chat | eval.
+"""The command line: ftlab lab | doctor | data | train | chat | eval | export.
 
 Every mistake a user can mend prints one message and exits with 2; a run that fails exits with 1,
 one that Ctrl-C ended early (and saved) with 130.
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", _train, "train as a LLaMA-Factory YAML recipe says"),
         ("chat", _chat, "talk to a model in the terminal"),
         ("eval", _eval, "score a model on a dataset, with 95 %% intervals"),
+        ("export", _export, "merge an adapter into its base model and write it"),
     ):
         sub = commands.add_parser(name, help=help)
         sub.add_argument("file", metavar="FILE.yaml", help="the recipe")
@@ -193,6 +194,27 @@ def _eval(options: argparse.Namespace) -> int:
     for metric in metrics:
         scores = evaluate(model, tokenizer, rows, metric=metric, enable_thinking=thinking)
         print(f"{metric} on {name}: {scores}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    recipe = _recipe(options)
+    for key in ("adapter_name_or_path", "export_dir"):
+        if not getattr(recipe, key):
+            raise RecipeError(f"{key}: the recipe names none, and ftlab export needs one.")
+    from ftlab.merge import merge
+
+    print(
+        merge(
+            recipe.adapter_name_or_path or "",
+            recipe.export_dir or "",
+            base=recipe.model_name_or_path,
+            template=recipe.template,
+            default_system=recipe.default_system,
+            shard_gb=recipe.export_size,
+            device=recipe.export_device,
+        )
+    )
     return 0
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
 from ftlab.data.registry import data_dir
@@ -23,6 +23,9 @@ from ftlab.errors import ModelError
 
 # Fields by which a downloaded config could make transformers run code it brought along.
 _CODE_FIELDS = ("auto_map", "_attn_implementation_internal")
+
+
+_ADAPTER = "adapter_model.safetensors"
 
 
 class Choice(NamedTuple):
@@ -64,8 +67,9 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     engine: str = "auto",
     dtype: str = "auto",
+    device: str = "auto",
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer, on the device that ``pick_device`` names.
+    """Load a causal language model and its tokenizer; ``auto`` is what ``pick_device`` names.
 
     ``name`` is ``"tiny"`` (the shipped model), a folder, or a hub name such as
     ``"Qwen/Qwen3-0.6B"`` (``"modelscope:..."`` for ModelScope). ``adapter`` is a PEFT folder.
@@ -83,7 +87,7 @@ def load(
     if engine not in ("auto", "transformers"):
         raise ModelError(f"engine={engine!r}: this version of ftlab knows auto and transformers.")
     path = _resolve(str(name))
-    device = pick_device().value
+    device = pick_device().value if device == "auto" else device
     chosen = pick_dtype(device).value if dtype == "auto" else dtype
     tokenizer = load_tokenizer(path)
     with quiet_loading():
@@ -99,10 +103,20 @@ def load(
     return model.to(device).eval(), tokenizer
 
 
+def read_config(name: str) -> Any:
+    """The configuration of a model that ``load`` knows, without its weights."""
+    return _call(AutoConfig.from_pretrained, _resolve(str(name)))
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model that ``load`` knows, without its weights."""
+    return read_tokenizer(_resolve(str(name)))
+
+
+def read_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder that need not hold a model, such as an adapter's."""
     with quiet_loading():
-        tokenizer = _call(AutoTokenizer.from_pretrained, _resolve(str(name)))
+        tokenizer = _call(AutoTokenizer.from_pretrained, path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -113,20 +127,70 @@ def load_adapter(model: Any, folder: str | os.PathLike[str]) -> Any:
     from peft import PeftModel
 
     folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder}: no adapter here (adapter_config.json is missing).")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"{folder}: adapter_model.safetensors is missing. ftlab reads no pickle files (.bin): "
-            "save the adapter again with safe_serialization=True."
-        )
+    adapter_config(folder)
     try:
-        return PeftModel.from_pretrained(model, str(folder))
-    except RuntimeError as error:
+        _prepare(model, folder)
+        model = PeftModel.from_pretrained(model, str(folder))
+    except SafetensorError as error:
+        raise ModelError(f"{folder}: adapter_model.safetensors is damaged ({error}).") from error
+    except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
             f"{folder}: the adapter does not fit this base model ({str(error).splitlines()[0]}). "
             "Load the base that it was trained on."
         ) from error
+    _check_names(model, folder)
+    return model
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the adapter in ``folder``; ModelError where there is none to load."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder}: no adapter here (adapter_config.json is missing).")
+    if not (folder / _ADAPTER).is_file():
+        raise ModelError(
+            f"{folder}: {_ADAPTER} is missing. ftlab reads no pickle files (.bin): "
+            "save the adapter again with safe_serialization=True."
+        )
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path}: not readable as JSON ({error}).") from error
+
+
+def _prepare(model: Any, folder: Path) -> None:
+    """Check that an adapter's values are finite, and make room for the embeddings it brings."""
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    ends = tuple(f"{name}.weight" for name, m in model.named_modules() if m in layers)
+    rows = old = layers[0].num_embeddings
+    with safe_open(folder / _ADAPTER, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            tensor = file.get_tensor(name)
+            if not torch.isfinite(tensor).all():
+                raise ModelError(f"{folder}: {name} has NaN or infinite values. Train it again.")
+            if name.endswith(ends):
+                rows = max(rows, len(tensor))
+    if rows > old:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _check_names(model: Any, folder: Path) -> None:
+    """ModelError where PEFT found no place for a tensor, or no tensor for a place: it says nothing
+    itself, and the adapter has no effect there."""
+    from peft import get_peft_model_state_dict
+
+    with safe_open(folder / _ADAPTER, "pt") as file:
+        there = set(file.keys())
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    strange = there - wanted - set(model.state_dict())
+    # PEFT writes embeddings of a new size twice, under this name too.
+    strange = {name for name in strange if ".modules_to_save." not in name}
+    for names, fault in ((wanted - there, "missing"), (strange, "of no use to this base model")):
+        if names:
+            raise ModelError(
+                f"{folder}: {len(names)} tensors are {fault}, such as {min(names)}. Use the base "
+                "and the adapter that belong together."
+            )
 
 
 @contextlib.contextmanager

@@ -192,6 +192,11 @@ class Recipe:
     overwrite_output_dir: bool = knob(False, "move an earlier run aside first", "output")
     plot_loss: bool = knob(False, "write the loss picture into the run folder", "output")
     run_name: str | None = knob(None, "name of the run", "output")
+    # export
+    export_dir: str | None = knob(None, "folder that the merged model goes to", "export")
+    export_size: int = knob(5, "largest file of weights in GB", "export", low=1, high=100)
+    export_device: str = knob("cpu", "where to merge", "export", choices=("cpu", "auto"))
+    export_legacy_format: bool = knob(False, "pickled weights: never written", "export")
     # tracking
     report_to: str = knob("none", "tracker of transformers", "tracking")
     use_swanlab: bool = knob(False, "track with SwanLab", "tracking")
@@ -228,6 +233,10 @@ class Recipe:
             )
         if self.train_on_prompt and self.mask_history:
             raise RecipeError("train_on_prompt and mask_history exclude each other. Set one.")
+        if self.export_legacy_format:
+            raise RecipeError(
+                "export_legacy_format: ftlab writes safetensors only. Remove the key."
+            )
         if self.bf16 and self.fp16:
             raise RecipeError("bf16 and fp16 are both set. Choose one precision.")
         if self.packing and self.stage == "sft" and not self.neat_packing:
@@ -365,12 +374,12 @@ LACKING = {
     "changing the vocabulary": "resize_vocab add_tokens add_special_tokens",
     "batch prediction": "do_predict predict_with_generate",
     "streaming data": "streaming tokenized_path",
-    "merging and export": "export_dir export_size export_device export_legacy_format "
-    "export_quantization_bit export_quantization_dataset export_hub_model_id",
+    "quantized export": "export_quantization_bit export_quantization_dataset "
+    "export_quantization_nsamples export_quantization_maxlen",
     "token accuracy": "compute_accuracy",
     "early stopping": "early_stopping_steps load_best_model_at_end metric_for_best_model",
     "resuming by recipe (use ftlab.resume)": "resume_from_checkpoint",
-    "uploading": "push_to_hub hub_model_id",
+    "uploading": "push_to_hub hub_model_id export_hub_model_id",
     "several evaluation sets": "eval_on_each_dataset",
     "a second adapter": "create_new_adapter",
     "tools as text": "tool_format preserve_thinking",

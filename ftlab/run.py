@@ -148,6 +148,7 @@ def write_folder(run: Run, data_hashes: dict[str, str]) -> None:
             run.model.save_pretrained(temporary)
             run.tokenizer.save_pretrained(temporary)
         checkpoints.write_text(temporary / "recipe.yaml", run.recipe.to_yaml())
+        checkpoints.copy_base_record(folder, temporary)
         lines = [json.dumps(record) for record in run.history]
         checkpoints.write_text(temporary / "history.jsonl", "\n".join(lines) + "\n")
         checkpoints.write_text(temporary / "data.json", json.dumps(data_hashes, indent=1))

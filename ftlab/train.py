@@ -24,7 +24,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ftlab import batches, checkpoints
-from ftlab.adapters import adapt, trainable_parameters
+from ftlab.adapters import adapt, base_record, trainable_parameters
 from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
 from ftlab.models import load, pick_dtype, quiet_loading
@@ -251,6 +251,7 @@ class CourseTrainer(SFTTrainer):
             for path in (temporary / name).iterdir():
                 path.replace(temporary / path.name)
             (temporary / name).rmdir()
+            checkpoints.copy_base_record(self.run.folder, temporary)
             lines = "\n".join(json.dumps(record) for record in self.run.history)
             checkpoints.write_text(temporary / "history.jsonl", lines + "\n")
         checkpoints.rotate(self.run.folder, self.run.recipe.save_total_limit)
@@ -390,6 +391,12 @@ def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
     # The YAML names a template also where the tokenizer's own was used.
     state = {"name": run.name, "data": hashes, "template": run.recipe.template}
     checkpoints.write_text(run.folder / "run.json", json.dumps(state, indent=1))
+    if run.recipe.finetuning_type == "lora":
+        record = base_record(run.model, run.recipe.model_name_or_path)
+        path = run.folder / checkpoints.BASE
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != record:
+            raise CheckpointError(f"{run.folder}: the base model changed since this run began.")
+        checkpoints.write_text(path, json.dumps(record, indent=1))
 
 
 def _tracker(recipe: Recipe) -> list[Observer]:
