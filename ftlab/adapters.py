@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 
-from ftlab.errors import RecipeError
+from ftlab.errors import ModelError, RecipeError
 from ftlab.recipe import Recipe
 
 
@@ -99,6 +100,33 @@ def weights_hash(model: Any, dtype: torch.dtype) -> str:
             tensor = tensor.to(dtype) + 0  # -0 becomes 0: adding an empty delta does the same
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_base(model: Any, base: str, adapter: Path, record: dict[str, Any]) -> list[str]:
+    """ModelError unless these are the weights the adapter was trained on; a note if unknown."""
+    if not record.get("sha256"):
+        return [f"note: {adapter} does not record its base's weights; {base} was not checked."]
+    dtype = getattr(torch, str(record.get("dtype")), None)
+    if not isinstance(dtype, torch.dtype) or weights_hash(model, dtype) != record["sha256"]:
+        raise ModelError(
+            f"{base}: not the base of {adapter}, which was trained on other weights "
+            f"({record.get('model')!r} at that time). Pass that model as base."
+        )
+    return []
+
+
+def untie(model: Any) -> None:
+    """Give the output layer its own weights where an adapter changes one of two tied layers."""
+    layers = model.get_input_embeddings(), model.get_output_embeddings()
+    inner = [getattr(m, "base_layer", getattr(m, "original_module", m)) for m in layers]
+    if inner != list(layers) and inner[0].weight is inner[1].weight:
+        inner[1].weight = torch.nn.Parameter(inner[1].weight.detach().clone())
+
+
+def embedding_rows(model: Any) -> int:
+    """How many tokens a model has embeddings for, also where an adapter wraps them."""
+    layer = model.get_input_embeddings()
+    return int(getattr(layer, "base_layer", layer).num_embeddings)
 
 
 def _base_tensors(model: Any, prefix: str) -> dict[str, torch.Tensor]:

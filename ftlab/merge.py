@@ -3,7 +3,7 @@
 The weights are merged in fp32 by PEFT's ``merge_and_unload`` (peft/tuners/tuners_utils.py) and
 written in the base's own precision. What is refused here are the faults that others reported:
 merging into the wrong or a quantized base, an adapter that never took effect, embeddings that
-share their weights. Taught in notebooks/15_merging.ipynb.
+share their weights. Taught in notebooks/15_merging_and_export.ipynb.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ftlab import checkpoints, models, templates
-from ftlab.adapters import weights_hash
+from ftlab.adapters import check_base, embedding_rows, untie, weights_hash
 from ftlab.errors import CheckpointError, ModelError
 from ftlab.generate import stop_ids
 from ftlab.ollama import modelfile
@@ -86,7 +86,7 @@ def merge(
     dtype = _base_dtype(base)
     device = models.pick_device().value if device == "auto" else device
     model, tokenizer = models.load(base, dtype="float32", device=device)
-    notes += _check_base(model, base, adapter, record)
+    notes += check_base(model, base, adapter, record)
     if (adapter / "tokenizer_config.json").is_file():
         tokenizer = models.read_tokenizer(str(adapter))
     if template:
@@ -94,7 +94,7 @@ def merge(
     prompts = [tokenizer(text, return_tensors="pt")["input_ids"] for text in PROMPTS]
     report = Merged(out, base, str(dtype).removeprefix("torch."), notes=notes)
     model = _with_adapter(model, adapter)
-    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+    if len(tokenizer) > (rows := embedding_rows(model)):
         raise ModelError(
             f"{adapter}: its tokenizer has {len(tokenizer)} tokens, the model only {rows} "
             "embeddings. Take the tokenizer that the adapter was trained with."
@@ -146,19 +146,6 @@ def _base_dtype(base: str) -> torch.dtype:
     return config.dtype or torch.float32
 
 
-def _check_base(model: Any, base: str, adapter: Path, record: dict[str, Any]) -> list[str]:
-    """ModelError unless these are the weights the adapter was trained on; a note if unknown."""
-    if not record.get("sha256"):
-        return [f"note: {adapter} does not record its base's weights; {base} was not checked."]
-    dtype = getattr(torch, str(record.get("dtype")), None)
-    if not isinstance(dtype, torch.dtype) or weights_hash(model, dtype) != record["sha256"]:
-        raise ModelError(
-            f"{base}: not the base of {adapter}, which was trained on other weights "
-            f"({record.get('model')!r} at that time). Pass that model as base."
-        )
-    return []
-
-
 def _with_adapter(model: Any, adapter: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's word on ties and missing keys: checked here
@@ -174,7 +161,7 @@ def _merged(model: Any, adapter: Path, prompts: Logits, report: Merged) -> tuple
     expected, plain = _logits(model, prompts), weights_hash(model, torch.float32)
     with model.disable_adapter():
         report.moved = _distance(expected, _logits(model, prompts))
-    _untie(model.get_base_model())
+    untie(model.get_base_model())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -190,14 +177,6 @@ def _merged(model: Any, adapter: Path, prompts: Logits, report: Merged) -> tuple
     if weights_hash(model, torch.float32) == plain:
         raise ModelError(f"{adapter}: changes no weight of {report.base}. Was it ever trained?")
     return model, expected
-
-
-def _untie(model: Any) -> None:
-    """Give the output layer its own weights where an adapter changes one of two tied layers."""
-    layers = model.get_input_embeddings(), model.get_output_embeddings()
-    inner = [getattr(m, "base_layer", getattr(m, "original_module", m)) for m in layers]
-    if inner != list(layers) and inner[0].weight is inner[1].weight:
-        inner[1].weight = torch.nn.Parameter(inner[1].weight.detach().clone())
 
 
 def _cast(model: Any, dtype: torch.dtype) -> Any:

@@ -394,9 +394,10 @@ def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
     if run.recipe.finetuning_type == "lora":
         record = base_record(run.model, run.recipe.model_name_or_path)
         path = run.folder / checkpoints.BASE
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != record:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else record
+        if before.get("sha256") != record.get("sha256"):
             raise CheckpointError(f"{run.folder}: the base model changed since this run began.")
-        checkpoints.write_text(path, json.dumps(record, indent=1))
+        checkpoints.write_text(path, json.dumps(before, indent=1))
 
 
 def _tracker(recipe: Recipe) -> list[Observer]:

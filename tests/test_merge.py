@@ -272,6 +272,11 @@ def test_an_existing_target_is_refused_and_kept(run, tmp_path, inside):
     refused(run.folder, tmp_path / "out", "exists already", ftlab.CheckpointError)
 
 
+def test_a_target_below_a_file_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused(run.folder, tmp_path / "file" / "out", "cannot write in", ftlab.CheckpointError)
+
+
 def test_the_folder_of_the_base_is_refused(run, tmp_path):
     shutil.copytree(TINY, tmp_path / "base")
     for out in (tmp_path / "base", tmp_path / "base" / "merged"):

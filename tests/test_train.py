@@ -243,7 +243,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_checkpoint_leaves_the_earlier_one(
     with pytest.raises(ftlab.CheckpointError, match="the disk is full"):
         train(brief(output_dir=str(tmp_path / "run"), save_steps=1), rows, tiny, save=True)
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {"recipe.yaml", "run.json", "checkpoint-1"}
+    assert left == {"recipe.yaml", "base.json", "run.json", "checkpoint-1"}
     checkpoints.verify(tmp_path / "run" / "checkpoint-1")
 
 
