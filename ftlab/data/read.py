@@ -50,6 +50,7 @@ LARGEST = 2**31  # bytes of one file, unpacked: a small .gz can hold any number 
 
 
 def read_bytes(path: Path, packed: bool) -> bytes:
+    """The content of a file, unpacked where it is `packed`. Raises DataError, also past LARGEST."""
     try:
         with gzip.open(path) if packed else open(path, "rb") as file:
             data = file.read(LARGEST + 1)
