@@ -1,7 +1,4 @@
-"""Tool calls as text and back.
-
-Taught in notebooks/05_evaluation_first.ipynb.
-"""
+"""Tool calls as text and back."""
 
 from __future__ import annotations
 

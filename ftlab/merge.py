@@ -3,7 +3,7 @@
 The weights are merged in fp32 by PEFT's ``merge_and_unload`` (peft/tuners/tuners_utils.py) and
 written in the base's own precision. What is refused here are the faults that others reported:
 merging into the wrong or a quantized base, an adapter that never took effect, embeddings that
-share their weights. Taught in notebooks/15_merging_and_export.ipynb.
+share their weights.
 """
 
 from __future__ import annotations
