@@ -148,8 +148,9 @@ def evaluate(
     and arguments are. ``"tool_call"``: only the calls count; ``"valid_json"``: they can be parsed.
     ``"cloze"``: the user's text is continued as plain text and must begin with the reference.
     ``"perplexity"``: exp of the mean loss over the tokens that ``encode`` would train. A function
-    ``(prediction, reference, row) -> float`` scores chat answers its own way. ``max_new_tokens`` defaults to the longest reference and 8 tokens more;
-    ``seed`` is the bootstrap's. Raises DataError when a row has no assistant answer (naming its
+    ``(prediction, reference, row) -> float`` scores chat answers its own way.
+    ``max_new_tokens`` defaults to the longest reference and 8 tokens more; ``seed`` is the
+    bootstrap's. Raises DataError when a row has no assistant answer (naming its
     source) or there are no rows, RecipeError for an unknown metric.
     """
     rows = list(data)
