@@ -59,11 +59,11 @@ $(VENV)/.ready-lab: pyproject.toml | $(PY)
 	@echo "Installing ftlab into $(VENV) (once; a few minutes, about 1.5 GB) ..."
 	@if [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then \
 	  $(PIP) --no-deps --retries 1 --timeout 15 --extra-index-url $(CPU_INDEX) $(TORCH); fi
-	@$(PIP) -e '.[lab,track]'
+	@$(PIP) -e '.[lab,track,serve]'
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready-lab tools/colab_kernel.py
 	@echo "Installing the test tools ..."
-	@$(PIP) -e '.[lab,track,dev]'
+	@$(PIP) -e '.[lab,track,serve,quant,optim,dev]'
 	@$(PY) tools/colab_kernel.py
 	@touch $@

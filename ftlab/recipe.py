@@ -46,7 +46,15 @@ def knob(default: Any, help: str, group: str, **limits: Any) -> Any:
 
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop")
+OPTIMIZERS = (
+    "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop",
+    "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "lion_8bit", "paged_lion_8bit",
+)  # fmt: skip
+# LLaMA-Factory knows the first four; the others are PEFT's and, last, our own.
+METHODS = (
+    "full", "freeze", "lora", "oft", "adalora", "vera", "ia3", "ln_tuning",
+    "prompt_tuning", "prefix_tuning", "p_tuning", "bottleneck",
+)  # fmt: skip
 # What happens to rows longer than cutoff_len (the key is ms-swift's; LLaMA-Factory cuts silently).
 STRATEGIES = ("error", "delete", "left", "split")
 MIXES = ("concat", "interleave_under", "interleave_over")
@@ -68,9 +76,24 @@ class Recipe:
     enable_thinking: bool = knob(True, "learn the think block too; false: it is given", "model")
     stage: str = knob("sft", "what kind of training", "model", choices=("pt", "sft"))
     do_train: bool = knob(True, "train the model", "model")
-    finetuning_type: str = knob(
-        "lora", "which parameters train", "model", choices=("full", "freeze", "lora")
+    finetuning_type: str = knob("lora", "which parameters train", "model", choices=METHODS)
+    rope_scaling: str | None = knob(
+        None,
+        "read longer texts than the base was trained on",
+        "model",
+        choices=("linear", "dynamic", "yarn", "llama3"),
     )
+    # quantization
+    quantization_bit: int | None = knob(
+        None, "bits of a frozen base weight; empty: not quantized", "quantization", low=1, high=8
+    )
+    quantization_method: str = knob(
+        "bnb", "library that quantizes", "quantization", choices=("bnb", "hqq", "eetq")
+    )
+    quantization_type: str = knob(
+        "nf4", "the 16 values of 4 bits (bnb)", "quantization", choices=("nf4", "fp4")
+    )
+    double_quantization: bool = knob(True, "quantize the constants too (bnb)", "quantization")
     # data
     dataset: str | None = knob(
         None, "names in dataset_info.json, or files, comma-separated", "data"
@@ -122,6 +145,10 @@ class Recipe:
     )
     neftune_noise_alpha: float | None = knob(None, "noise on embeddings", "learning", low=0)
     optim: str = knob("adamw_torch", "optimizer", "learning", choices=OPTIMIZERS)
+    loraplus_lr_ratio: float | None = knob(
+        None, "LoRA+: B learns this many times faster than A", "learning", low=0, slider=(1, 32)
+    )
+    loraplus_lr_embedding: float = knob(1e-6, "LoRA+: learning rate of embeddings", "learning")
     adam_beta1: float = knob(0.9, "memory of the gradient", "learning", low=0, high=1)
     adam_beta2: float = knob(0.999, "memory of its square", "learning", low=0, high=1)
     adam_epsilon: float = knob(1e-8, "floor of Adam's divisor", "learning", low=0)
@@ -155,6 +182,35 @@ class Recipe:
     additional_target: str | None = knob(None, "modules trained whole and saved along", "lora")
     use_rslora: bool = knob(False, "scale by alpha/sqrt(rank)", "lora")
     use_dora: bool = knob(False, "learn direction and length apart (DoRA)", "lora")
+    pissa_init: bool = knob(False, "start from the largest singular vectors (PiSSA)", "lora")
+    pissa_iter: int = knob(16, "steps of its fast SVD; -1: the exact one", "lora", low=-1)
+    pissa_convert: bool = knob(False, "save as a plain LoRA of twice the rank", "lora")
+    init_lora_weights: str = knob(
+        "default",
+        "how A and B start",
+        "lora",
+        choices=("default", "gaussian", "orthogonal", "olora", "loftq"),
+    )
+    # the other adapters
+    oft_rank: int = knob(0, "OFT: number of blocks; 0: by oft_block_size", "oft", low=0)
+    oft_block_size: int = knob(32, "OFT: size of a rotated block", "oft", low=0)
+    oft_target: str = knob("all", "which linear layers, comma-separated; all: every one", "oft")
+    module_dropout: float = knob(0.0, "OFT: share of blocks left alone", "oft", low=0, high=0.99)
+    num_virtual_tokens: int = knob(
+        20,
+        "prompt, prefix, P-tuning: length of the learned prompt",
+        "virtual",
+        low=1,
+        slider=(1, 64),
+    )
+    bottleneck_size: int = knob(
+        64,
+        "width of the bottleneck adapter: more can learn more",
+        "bottleneck",
+        low=1,
+        scale="log",
+        slider=(1, 128),
+    )
     # freeze
     freeze_trainable_layers: int = knob(2, "train the last n layers; -n: the first", "freeze")
     freeze_trainable_modules: str = knob("all", "modules inside them, comma-separated", "freeze")
@@ -197,6 +253,47 @@ class Recipe:
     export_size: int = knob(5, "largest file of weights in GB", "export", low=1, high=100)
     export_device: str = knob("cpu", "where to merge", "export", choices=("cpu", "auto"))
     export_legacy_format: bool = knob(False, "pickled weights: never written", "export")
+    export_format: str = knob(
+        "safetensors",
+        "files to write: safetensors, a quantized folder, or one GGUF file",
+        "export",
+        choices=("safetensors", "bnb_int8", "bnb_nf4", "gguf_f16", "gguf_q8_0", "gguf_q4_0"),
+    )
+    # optimizers beside optim
+    use_galore: bool = knob(False, "GaLore: project gradients to a low rank", "optimizer")
+    galore_target: str = knob("all", "linear layers it works on", "optimizer")
+    galore_rank: int = knob(16, "rank of the projection", "optimizer", low=1)
+    galore_update_interval: int = knob(200, "steps between projections", "optimizer", low=1)
+    galore_scale: float = knob(2.0, "strength of the update", "optimizer", low=0)
+    galore_proj_type: str = knob("std", "kind of projection", "optimizer")
+    galore_layerwise: bool = knob(False, "update layer by layer", "optimizer")
+    use_apollo: bool = knob(False, "APOLLO: learning rates from a low-rank sketch", "optimizer")
+    apollo_target: str = knob("all", "linear layers it works on", "optimizer")
+    apollo_rank: int = knob(16, "rank of the sketch", "optimizer", low=1)
+    apollo_update_interval: int = knob(200, "steps between sketches", "optimizer", low=1)
+    apollo_scale: float = knob(32.0, "strength of the update", "optimizer", low=0)
+    apollo_proj: str = knob("random", "kind of sketch", "optimizer", choices=("random", "svd"))
+    apollo_scale_type: str = knob(
+        "channel", "one rate for", "optimizer", choices=("channel", "tensor")
+    )
+    apollo_layerwise: bool = knob(False, "update layer by layer", "optimizer")
+    apollo_scale_front: bool = knob(False, "scale before the norm limit", "optimizer")
+    use_badam: bool = knob(False, "BAdam: train one block of layers at a time", "optimizer")
+    badam_mode: str = knob(
+        "layer", "blocks: layers, or shares", "optimizer", choices=("layer", "ratio")
+    )
+    badam_switch_mode: str = knob(
+        "ascending",
+        "order of the blocks",
+        "optimizer",
+        choices=("ascending", "descending", "random", "fixed"),
+    )
+    badam_switch_interval: int = knob(50, "steps on each block", "optimizer", low=1)
+    badam_update_ratio: float = knob(
+        0.05, "share updated in mode ratio", "optimizer", low=0, high=1
+    )
+    use_adam_mini: bool = knob(False, "Adam-mini: one rate for a block of weights", "optimizer")
+    use_muon: bool = knob(False, "Muon: orthogonal updates of matrices", "optimizer")
     # tracking
     report_to: str = knob("none", "tracker of transformers", "tracking")
     use_swanlab: bool = knob(False, "track with SwanLab", "tracking")
@@ -336,7 +433,10 @@ def _knobs() -> dict[str, Knob]:
 KNOBS: dict[str, Knob] = _knobs()
 
 # Keys that LLaMA-Factory does not know: written only where they change something.
-EXTENSIONS = ("truncation_strategy",)
+EXTENSIONS = (
+    "truncation_strategy", "init_lora_weights", "num_virtual_tokens", "bottleneck_size",
+    "export_format",
+)  # fmt: skip
 
 # LLaMA-Factory's keys that are read and change nothing here, with the sentence that says so.
 NO_EFFECT = {
@@ -352,24 +452,13 @@ NO_EFFECT = {
 
 # Known keys of features that this version lacks; they pass only when they switch the feature off.
 LACKING = {
-    "quantized training": "quantization_bit quantization_method quantization_type "
-    "double_quantization",
     "preference training": "pref_beta pref_loss pref_ftx dpo_label_smoothing simpo_gamma "
     "kto_chosen_weight kto_rejected_weight ref_model reward_model ppo_epochs ppo_target",
-    "LoRA+": "loraplus_lr_ratio loraplus_lr_embedding",
-    "PiSSA": "pissa_init pissa_iter pissa_convert",
-    "OFT": "oft_rank oft_block_size oft_target module_dropout",
-    "GaLore": "use_galore galore_rank galore_update_interval galore_scale galore_target",
-    "APOLLO": "use_apollo apollo_rank apollo_update_interval apollo_scale",
-    "BAdam": "use_badam badam_mode badam_switch_mode badam_switch_interval badam_update_ratio",
-    "Muon": "use_muon",
-    "Adam-mini": "use_adam_mini",
     "LLaMA Pro": "use_llama_pro",
     "other SFT losses": "use_dft_loss use_asft_loss use_eaft_loss asft_alpha eaft_alpha",
     "Unsloth": "use_unsloth use_unsloth_gc",
     "Liger kernels": "enable_liger_kernel",
     "LongLoRA": "shift_attn",
-    "RoPE scaling": "rope_scaling",
     "DeepSpeed and FSDP": "deepspeed fsdp fsdp_config",
     "changing the vocabulary": "resize_vocab add_tokens add_special_tokens",
     "batch prediction": "do_predict predict_with_generate",

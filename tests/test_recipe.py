@@ -100,7 +100,7 @@ def test_a_yaml_1_1_string_is_read_as_the_number_it_looks_like():
         ({"bf16": "yes"}, "true or false"),
         ({"stage": "sftt"}, "Did you mean 'sft'"),
         ({"stage": "dpo"}, "choose one of pt, sft"),
-        ({"use_galore": True}, "has no GaLore"),
+        ({"use_llama_pro": True}, "has no LLaMA Pro"),
         ({"pref_beta": 0.1}, "has no preference training"),
         ({"template": "llama9"}, "knows alpaca, chatml.*Did you mean 'llama3'"),
         ({"val_size": 0.1, "eval_dataset": "x"}, "not both"),
