@@ -307,9 +307,19 @@ def test_compare_is_paired_and_says_how_much_higher_the_second_is():
     before, after = scored(0, 0, 1, 0, 1, 0), scored(1, 1, 1, 0, 1, 1)
     difference = compare(before, after)
     assert difference.value == pytest.approx(0.5)
-    assert 0 < difference.low < 0.5 < difference.high <= 1
-    assert compare(before, before).low == compare(before, before).high == 0
+    assert -1 <= difference.low < 0.5 < difference.high <= 1
+    assert compare(before, before).low < 0 < compare(before, before).high
     assert str(compare(after, before)).startswith("-50.0 points [")
+
+
+def test_the_paired_interval_is_newcombes_and_wide_where_few_rows_differ():
+    # Newcombe, Statistics in Medicine 17 (1998) 2635, example of 36, 12, 2 and 0 pairs
+    sides = {(1, 1): 36, (1, 0): 12, (0, 1): 2}
+    pairs = [pair for pair, count in sides.items() for _ in range(count)]
+    a, b = (scored(*(pair[side] for pair in pairs)) for side in (0, 1))
+    assert (compare(b, a).low, compare(b, a).high) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    one_better = compare(scored(*[1] * 49, 0), scored(*[1] * 50))
+    assert one_better.low < 0 < one_better.value
 
 
 def test_pairing_is_sharper_than_two_intervals():
