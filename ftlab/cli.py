@@ -221,9 +221,9 @@ def _export(options: argparse.Namespace) -> int:
 def _load(recipe: Recipe) -> tuple[Any, Any]:
     """The recipe's model with its adapter, and the tokenizer with its template."""
     from ftlab.batches import prepared_tokenizer
-    from ftlab.models import load
+    from ftlab.models import load_for
 
-    model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
+    model, tokenizer = load_for(recipe)
     return model, prepared_tokenizer(tokenizer, recipe)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,9 @@ from transformers import logging as transformers_logging
 
 from ftlab.data.registry import data_dir
 from ftlab.errors import ModelError
+
+if TYPE_CHECKING:
+    from ftlab.recipe import Recipe
 
 # Fields by which a downloaded config could make transformers run code it brought along.
 _CODE_FIELDS = ("auto_map", "_attn_implementation_internal")
@@ -64,7 +67,11 @@ def load(
     *,
     quantization_bit: int | None = None,
     quantization_method: str = "bnb",
-    adapter: str | os.PathLike[str] | None = None,
+    quantization_type: str = "nf4",
+    double_quantization: bool = True,
+    rope_scaling: str | None = None,
+    length: int | None = None,
+    adapter: str | os.PathLike[str] | Sequence[str] | None = None,
     engine: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
@@ -72,7 +79,9 @@ def load(
     """Load a causal language model and its tokenizer; ``auto`` is what ``pick_device`` names.
 
     ``name`` is ``"tiny"`` (the shipped model), a folder, or a hub name such as
-    ``"Qwen/Qwen3-0.6B"`` (``"modelscope:..."`` for ModelScope). ``adapter`` is a PEFT folder.
+    ``"Qwen/Qwen3-0.6B"`` (``"modelscope:..."`` for ModelScope). ``adapter`` is a PEFT folder, or
+    several: all but the last are merged into the model. ``rope_scaling`` (linear, dynamic, yarn,
+    llama3) lets it read ``length`` tokens where it was trained on fewer.
     Raises ModelError when there is no such model or it would have to run code of its own.
 
     >>> model, tokenizer = load("tiny")
@@ -98,9 +107,35 @@ def load(
             f"{model.get_input_embeddings().num_embeddings} embeddings. Use the tokenizer that "
             "belongs to the model."
         )
-    if adapter is not None:
-        model = load_adapter(model, adapter)
+    if rope_scaling is not None:
+        raise ModelError(f"rope_scaling={rope_scaling!r}: not in this version of ftlab.")
+    adapters = [adapter] if isinstance(adapter, str | os.PathLike) else list(adapter or [])
+    for folder in adapters[:-1]:
+        model = load_adapter(model, folder).merge_and_unload(safe_merge=True)
+    for folder in adapters[-1:]:
+        model = load_adapter(model, folder)
     return model.to(device).eval(), tokenizer
+
+
+def load_for(recipe: Recipe, **changes: Any) -> tuple[Any, PreTrainedTokenizerBase]:
+    """``load`` the model that ``recipe`` names, as its keys say; ``changes`` win over them.
+
+    Several adapters in ``adapter_name_or_path`` are separated by commas, as in LLaMA-Factory.
+
+    >>> from ftlab.recipe import Recipe
+    >>> model, tokenizer = load_for(Recipe(model_name_or_path="tiny"))
+    """
+    folders = (recipe.adapter_name_or_path or "").split(",")
+    options = {
+        "quantization_bit": recipe.quantization_bit,
+        "quantization_method": recipe.quantization_method,
+        "quantization_type": recipe.quantization_type,
+        "double_quantization": recipe.double_quantization,
+        "rope_scaling": recipe.rope_scaling,
+        "length": recipe.cutoff_len,
+        "adapter": [folder.strip() for folder in folders if folder.strip()],
+    }
+    return load(recipe.model_name_or_path, **{**options, **changes})
 
 
 def read_config(name: str) -> Any:

@@ -27,7 +27,7 @@ from ftlab import batches, checkpoints
 from ftlab.adapters import adapt, base_record, trainable_parameters
 from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
-from ftlab.models import load, pick_dtype, quiet_loading
+from ftlab.models import load_for, pick_dtype, quiet_loading
 from ftlab.recipe import Recipe
 from ftlab.run import Meter, Observer, Run, summarize, write_folder
 
@@ -62,7 +62,7 @@ def train(
     observers = [*observers, *_tracker(recipe)]
     rows, held_out = batches.training_rows(recipe, data, eval_data)
     if model is None:
-        model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
+        model, tokenizer = load_for(recipe)
     run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
     run.notices += precision_notice(recipe)
     if save:
@@ -104,7 +104,7 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
     rows, held_out = batches.training_rows(recipe, None, None)
     if batches.content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
-    model, tokenizer = load(recipe.model_name_or_path, adapter=recipe.adapter_name_or_path)
+    model, tokenizer = load_for(recipe)
     run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
     run.name, run.folder, run.notices = saved["name"], folder, skipped + run.notices
     step = int(checkpoint.name.split("-")[-1])

@@ -17,6 +17,7 @@ from typing import Any
 import ipywidgets as w
 
 import ftlab
+from ftlab.models import load_for
 from ftlab.panels.controls import Controls
 from ftlab.panels.style import CSS
 from ftlab.panels.worker import Worker
@@ -64,8 +65,7 @@ class TrainingPanel:
         self.base, self.data, self.eval_data = naming_data(recipe, data), data, eval_data
         self.controls = Controls(recipe, controls, lambda change: self.train())
         if model is None:
-            adapter = recipe.adapter_name_or_path
-            model, tokenizer = ftlab.load(recipe.model_name_or_path, adapter=adapter)
+            model, tokenizer = load_for(recipe)
         self.model, self.tokenizer = model, tokenizer
         self.runs: list[Any] = []
         self.pinned: list[Any] = []
