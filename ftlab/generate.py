@@ -37,6 +37,7 @@ def generate(
     batch_size: int = 64,
     seed: int | None = None,
     enable_thinking: bool | None = None,
+    adapter_names: Sequence[str] | None = None,
 ) -> list[str]:
     """Answer every prompt; only the new text comes back, in the order of the prompts.
 
@@ -46,7 +47,8 @@ def generate(
     and follows the arguments alone: the settings in the model's generation_config.json (top_k,
     penalties, ...) are left out. ``top_k=0`` samples from all tokens. Greedy answers do not
     depend on ``batch_size``; sampled ones depend on it and on ``seed``. Model, tokenizer and (with
-    a seed) the global random state are left as they were. Raises DataError for an empty prompt.
+    a seed) the global random state are left as they were. ``adapter_names`` has one adapter of a
+    PEFT model for each prompt (see ``AdapterSet.generate``). Raises DataError for an empty prompt.
 
     >>> from ftlab import load
     >>> model, tokenizer = load("tiny")
@@ -68,6 +70,8 @@ def generate(
     with evaluating(model), _decoding(model, config), _seeded(seed, model.device):
         for chosen in _batches([len(row) for row in ids], batch_size, _ignores_positions(model)):
             batch = _left_padded([ids[i] for i in chosen], pad_id, model.device)
+            if adapter_names is not None:
+                batch["adapter_names"] = [adapter_names[i] for i in chosen]
             output = model.generate(**batch, generation_config=config)
             new = output[:, batch["input_ids"].shape[1] :]
             for i, answer in zip(chosen, new.tolist(), strict=True):
@@ -173,7 +177,7 @@ def _batches(lengths: list[int], size: int, no_padding: bool) -> Iterator[list[i
 
 def _left_padded(
     rows: list[list[int]], pad_id: int, device: torch.device
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """input_ids and attention_mask [rows, longest]; generate() derives positions from the mask."""
     width = max(map(len, rows))
     ids = [[pad_id] * (width - len(row)) + row for row in rows]

@@ -157,15 +157,21 @@ def read_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_adapter(model: Any, folder: str | os.PathLike[str]) -> Any:
-    """Wrap ``model`` with the PEFT adapter in ``folder`` (safetensors only)."""
+def load_adapter(model: Any, folder: str | os.PathLike[str], name: str = "default") -> Any:
+    """Wrap ``model`` with the PEFT adapter in ``folder`` (safetensors only).
+
+    A PeftModel gets one more adapter, called ``name``, which is not active yet.
+    """
     from peft import PeftModel
 
     folder = Path(folder)
     adapter_config(folder)
     try:
         _prepare(model, folder)
-        model = PeftModel.from_pretrained(model, str(folder))
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), name)
+        else:
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
     except SafetensorError as error:
         raise ModelError(f"{folder}: adapter_model.safetensors is damaged ({error}).") from error
     except (RuntimeError, ValueError, KeyError) as error:
@@ -173,7 +179,7 @@ def load_adapter(model: Any, folder: str | os.PathLike[str]) -> Any:
             f"{folder}: the adapter does not fit this base model ({str(error).splitlines()[0]}). "
             "Load the base that it was trained on."
         ) from error
-    _check_names(model, folder)
+    _check_names(model, folder, name)
     return model
 
 
@@ -209,14 +215,14 @@ def _prepare(model: Any, folder: Path) -> None:
         model.resize_token_embeddings(rows, mean_resizing=False)
 
 
-def _check_names(model: Any, folder: Path) -> None:
+def _check_names(model: Any, folder: Path, adapter: str) -> None:
     """ModelError where PEFT found no place for a tensor, or no tensor for a place: it says nothing
     itself, and the adapter has no effect there."""
     from peft import get_peft_model_state_dict
 
     with safe_open(folder / _ADAPTER, "pt") as file:
         there = set(file.keys())
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    wanted = set(get_peft_model_state_dict(model, None, adapter, save_embedding_layers=False))
     strange = there - wanted - set(model.state_dict())
     # PEFT writes embeddings of a new size twice, under this name too.
     strange = {name for name in strange if ".modules_to_save." not in name}
