@@ -1,49 +1,76 @@
-"""Which parameters train: all of them (full), some layers (freeze), or a LoRA adapter.
+"""Which parameters train: all of them (full), some layers (freeze), or those of an adapter.
 
-Taught in notebooks/07_sft.ipynb and, for LoRA in depth, notebooks/08_lora.ipynb.
+The methods of the table in `ftlab.methods` are PEFT's, the bottleneck adapter is our own.
+Taught in notebooks/07_sft.ipynb, notebooks/08_lora.ipynb and notebooks/10_peft_family.ipynb.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
 
-from ftlab.errors import ModelError, RecipeError
+from ftlab.base import base_record as base_record
+from ftlab.base import check_base as check_base
+from ftlab.base import embedding_rows as embedding_rows
+from ftlab.base import inner_model
+from ftlab.base import untie as untie
+from ftlab.base import weights_hash as weights_hash
+from ftlab.errors import RecipeError
+from ftlab.methods import PROMPTS, check, configuration, parts
+from ftlab.methods import split as split
 from ftlab.recipe import Recipe
+
+STATE = "trainable.safetensors"  # in a checkpoint whose adapter file is not what trains
+QUANTIZED = ("Linear4bit", "Linear8bitLt", "HQQLinear")
 
 
 def adapt(model: Any, recipe: Recipe) -> Any:
     """Return a model whose trainable parameters are those of ``recipe.finetuning_type``.
 
-    The given model stays as it is: a LoRA model shares its frozen weights, the others get a copy.
-    Raises RecipeError when the recipe names modules that the model does not have.
+    The given model stays as it is: an adapter shares its frozen weights, full and freeze get a
+    copy. A given model that has an adapter trains on with it, or with ``create_new_adapter`` it is
+    merged first. Raises RecipeError where the recipe does not fit the model.
     """
-    if recipe.finetuning_type == "lora":
-        return _with_lora(_shared_copy(model), recipe)
-    model = copy.deepcopy(model)
-    chosen = None if recipe.finetuning_type == "full" else unfrozen_names(model, recipe)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(chosen is None or name in chosen)
-    return model
+    if recipe.finetuning_type in ("full", "freeze"):
+        return _unfrozen(model, recipe)
+    if isinstance(model, PeftModel):
+        if not recipe.create_new_adapter:
+            return _continued(model, recipe)
+        model = copy.deepcopy(model).merge_and_unload(safe_merge=True)
+    check(model, recipe)
+    splits = recipe.pissa_init or recipe.init_lora_weights == "olora"  # changes the base's weights
+    base = copy.deepcopy(model) if splits else _shared_copy(model)
+    if splits:
+        base.ftlab_base = {"sha256": weights_hash(model, model.dtype)}
+    try:
+        adapted = get_peft_model(base, configuration(recipe).build())
+    except (ValueError, TypeError, NotImplementedError, KeyError) as error:
+        raise RecipeError(f"finetuning_type={recipe.finetuning_type}: PEFT says: {error}") from error
+    if recipe.init_lora_weights == "loftq":
+        from ftlab.loftq import start_from_error
+
+        start_from_error(adapted, recipe)
+    if splits:
+        weights = get_peft_model_state_dict(adapted)
+        first = {name: t.detach().clone() for name, t in weights.items() if ".lora_" in name}
+        adapted.ftlab_first = first
+    return adapted
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
     """The recipe's LoRA keys as PEFT's LoraConfig."""
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=recipe.lora_rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.lora_dropout,
-        target_modules="all-linear" if recipe.lora_target == "all" else split(recipe.lora_target),
-        modules_to_save=split(recipe.additional_target) or None,
-        use_rslora=recipe.use_rslora,
-        use_dora=recipe.use_dora,
-    )
+    config = configuration(recipe.replace(finetuning_type="lora")).build()
+    assert isinstance(config, LoraConfig)
+    return config
 
 
 def unfrozen_names(model: Any, recipe: Recipe) -> set[str]:
@@ -66,7 +93,7 @@ def unfrozen_names(model: Any, recipe: Recipe) -> set[str]:
     ):
         for module in modules:
             if not any(module in name for name in pool):
-                raise RecipeError(f"{key}: no module {module!r} there. There are: {_parts(pool)}.")
+                raise RecipeError(f"{key}: no module {module!r} there. There are: {parts(pool)}.")
     chosen = {n for n in in_layers if "all" in wanted or any(m in n for m in wanted)}
     return chosen | {n for n in names if any(m in n for m in extra)}
 
@@ -78,95 +105,146 @@ def trainable_parameters(model: Any) -> tuple[int, int]:
     return trainable, sum(p.numel() for p in parameters)
 
 
-def base_record(model: Any, name: str) -> dict[str, str]:
-    """What an adapter's folder says about its base: name, precision and ``weights_hash``.
+def finish_folder(model: Any, folder: Path, *, checkpoint: bool) -> None:
+    """Add to a folder with a model saved in it what PEFT leaves out.
 
-    A quantized base has no hash: the weights that an adapter is merged into are not those.
+    An adapter that split the base's weights (PiSSA, OLoRA) becomes a LoRA of twice the rank that
+    fits the base as it was: ``BA - B0 A0 = [B, -B0] [A; A0]`` (as PEFT's subtract_mutated_init). A
+    checkpoint gets the tensors that train where the adapter's file holds something else.
     """
-    record = {"model": name, "dtype": str(model.dtype).removeprefix("torch.")}
-    if getattr(model.config, "quantization_config", None) is None:
-        record["sha256"] = weights_hash(model, model.dtype)
-    return record
+    first = getattr(model, "ftlab_first", None)
+    if first is not None:
+        config = copy.deepcopy(model.peft_config["default"])
+        config.init_lora_weights, config.inference_mode = True, True
+        config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2
+        config.r *= 2
+        weights = get_peft_model_state_dict(model)
+        for name, start in first.items():
+            down = ".lora_A" in name or ".lora_embedding_A" in name
+            both = [weights[name], start if down else -start]
+            weights[name] = torch.cat(both, dim=0 if down else 1).contiguous()
+        save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+        config.save_pretrained(folder)
+    kinds = [config.peft_type for config in getattr(model, "peft_config", {}).values()]
+    if checkpoint and (first is not None or {"P_TUNING", "ADALORA"} & set(kinds)):
+        save_file(_state(model), folder / STATE)
 
 
-def weights_hash(model: Any, dtype: torch.dtype) -> str:
-    """sha256 of a model's weights rounded to ``dtype``; of a PEFT model, those of its base."""
-    prefix = getattr(getattr(model, "base_model", None), "prefix", "lora_")
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_base_tensors(inner, prefix).items()):
-        digest.update(name.encode())
-        if tensor.is_floating_point():
-            tensor = tensor.to(dtype) + 0  # -0 becomes 0: adding an empty delta does the same
-        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def restore(model: Any, folder: Path) -> bool:
+    """Put a checkpoint's trainable tensors back; False where its adapter file is all there is."""
+    if not (folder / STATE).is_file():
+        return False
+    found, ranks = load_file(folder / STATE), allocator(model)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(found[name])
+    if ranks is not None:
+        ranks.peft_config.rank_pattern = json.loads(
+            (folder / "adapter_config.json").read_text(encoding="utf-8")
+        )["rank_pattern"]
+        for table in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
+            prefix = f"{table}/"
+            values = {k.removeprefix(prefix): t for k, t in found.items() if k.startswith(prefix)}
+            setattr(ranks, table, {k: t.to(model.device) for k, t in values.items()})
+    return True
 
 
-def check_base(model: Any, base: str, adapter: Path, record: dict[str, Any]) -> list[str]:
-    """ModelError unless these are the weights the adapter was trained on; a note if unknown."""
-    if not record.get("sha256"):
-        return [f"note: {adapter} does not record its base's weights; {base} was not checked."]
-    dtype = getattr(torch, str(record.get("dtype")), None)
-    if not isinstance(dtype, torch.dtype) or weights_hash(model, dtype) != record["sha256"]:
-        raise ModelError(
-            f"{base}: not the base of {adapter}, which was trained on other weights "
-            f"({record.get('model')!r} at that time). Pass that model as base."
+class RankSchedule(TrainerCallback):
+    """AdaLoRA: from ``init_r`` ranks a layer to ``lora_rank`` on average, the least useful first.
+
+    A tenth of the steps nothing is pruned, and in the last quarter the ranks that are left train.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell PEFT how long this run is."""
+        config = allocator(kwargs["model"]).peft_config
+        config.total_step = state.max_steps
+        config.tinit, config.tfinal = state.max_steps // 10, state.max_steps // 4
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Prune: gradients are still there, and ``global_step`` counts the steps before this."""
+        kwargs["model"].base_model.update_and_allocate(state.global_step + 1)
+
+
+def allocator(model: Any) -> Any:
+    """PEFT's RankAllocator of an AdaLoRA model; None for every other model."""
+    return getattr(getattr(model, "base_model", None), "rankallocator", None)
+
+
+def _state(model: Any) -> dict[str, torch.Tensor]:
+    state = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    if (ranks := allocator(model)) is not None:
+        for table in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
+            state |= {f"{table}/{name}": t for name, t in getattr(ranks, table).items()}
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def _unfrozen(model: Any, recipe: Recipe) -> Any:
+    if isinstance(model, PeftModel):
+        raise RecipeError(
+            f"finetuning_type={recipe.finetuning_type}: the model has an adapter. Merge it first "
+            "(ftlab export) and train the merged model."
         )
-    return []
+    model = copy.deepcopy(model)
+    chosen = None if recipe.finetuning_type == "full" else unfrozen_names(model, recipe)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(chosen is None or name in chosen)
+    return model
 
 
-def untie(model: Any) -> None:
-    """Give the output layer its own weights where an adapter changes one of two tied layers."""
-    layers = model.get_input_embeddings(), model.get_output_embeddings()
-    inner = [getattr(m, "base_layer", getattr(m, "original_module", m)) for m in layers]
-    if inner != list(layers) and inner[0].weight is inner[1].weight:
-        inner[1].weight = torch.nn.Parameter(inner[1].weight.detach().clone())
-
-
-def embedding_rows(model: Any) -> int:
-    """How many tokens a model has embeddings for, also where an adapter wraps them."""
-    layer = model.get_input_embeddings()
-    return int(getattr(layer, "base_layer", layer).num_embeddings)
-
-
-def _base_tensors(model: Any, prefix: str) -> dict[str, torch.Tensor]:
-    """The state of the model that PEFT wrapped, under the names it had before."""
-    found = {}
-    for name, tensor in model.state_dict().items():
-        parts = name.split(".")
-        if not any(part.startswith((prefix, "modules_to_save")) for part in parts):
-            kept = [part for part in parts if part not in ("base_layer", "original_module")]
-            found[".".join(kept)] = tensor
-    return found
-
-
-def split(names: str | None) -> list[str]:
-    """``"q_proj, v_proj"`` -> ``["q_proj", "v_proj"]``."""
-    return [name.strip() for name in (names or "").split(",") if name.strip()]
-
-
-def _with_lora(model: Any, recipe: Recipe) -> Any:
-    modules = dict(model.named_modules())
-    linear = [name for name, module in modules.items() if isinstance(module, torch.nn.Linear)]
-    # PEFT passes over a name that fits nothing as long as another one fits.
-    for key, names, pool in (
-        ("lora_target", [n for n in split(recipe.lora_target) if n != "all"], linear),
-        ("additional_target", split(recipe.additional_target), list(modules)),
-    ):
-        for name in names:
-            if not any(f".{module}".endswith(f".{name}") for module in pool):
-                raise RecipeError(f"{key}: no module {name!r} there. There are: {_parts(pool)}.")
-    return get_peft_model(model, lora_config(recipe))
+def _continued(model: Any, recipe: Recipe) -> Any:
+    """A copy of a model with an adapter, ready to train that adapter on."""
+    kind = str(getattr(model.active_peft_config.peft_type, "value", ""))
+    wanted = str(getattr(configuration(recipe).build().peft_type, "value", ""))
+    if kind != wanted or kind in ("P_TUNING", "ADALORA"):
+        why = (
+            f"it is a {kind} adapter"
+            if kind != wanted
+            else f"a saved {kind} adapter has not all that training needs"
+        )
+        raise RecipeError(
+            f"finetuning_type={recipe.finetuning_type}: the model's adapter cannot be trained on, "
+            f"{why}. Set create_new_adapter: true to merge it and train a new one."
+        )
+    model = _shared_copy(model)
+    active = model.active_adapter
+    model.peft_config[active].inference_mode = False
+    if recipe.finetuning_type in PROMPTS:
+        model.prompt_encoder[active].requires_grad_(True)
+    else:
+        model.set_adapter(active)
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    memo = {id(p): torch.nn.Parameter(p.detach().clone()) for p in model.parameters()
+            if id(p) in trained}  # fmt: skip
+    return copy.deepcopy(model, {**_shared(model), **memo})
 
 
 def _shared_copy(model: Any) -> Any:
     """A second model object on the same weights, so that injecting LoRA leaves the first alone."""
+    return copy.deepcopy(model, _shared(model))
+
+
+def _shared(model: Any) -> dict[int, Any]:
+    """What a copy of the model takes over instead of copying it, for ``copy.deepcopy``."""
     memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     for weight in model.parameters():  # parameters of their own, or freezing them would reach over
-        memo[id(weight)] = torch.nn.Parameter(weight.data, weight.requires_grad)
-    return copy.deepcopy(model, memo)
+        if weight.is_floating_point():
+            memo[id(weight)] = torch.nn.Parameter(weight.data, weight.requires_grad)
+    for module in model.modules():  # frozen for good, and its class keeps constants beside it
+        if type(module).__name__ in QUANTIZED:
+            memo[id(module)] = module
+    return memo
 
 
-def _parts(names: list[str]) -> str:
-    last = {part for name in names for part in name.removesuffix(".weight").split(".")[-2:]}
-    return ", ".join(sorted(part for part in last if not part.isdigit()))
+def method_of(model: Any) -> str | None:
+    """PEFT's name of the method of the model's adapter, such as LORA; None without one."""
+    config = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
+    return str(getattr(config.peft_type, "value", "")) if config else None
+
+
+def keep_precision(model: Any) -> dict[str, torch.Tensor]:
+    """The trainable tensors as they are: TRL rounds those of a quantized model to bfloat16."""
+    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+
+__all__ = ["adapt", "inner_model"]

@@ -17,7 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
+from transformers.utils import cached_file
 
+from ftlab import quantize
 from ftlab.data.registry import data_dir
 from ftlab.errors import ModelError
 
@@ -88,33 +90,36 @@ def load(
     >>> model.config.model_type
     'qwen3'
     """
-    if quantization_bit is not None:
-        raise ModelError(
-            f"quantization_bit={quantization_bit} ({quantization_method}): this version of ftlab "
-            "loads 16- and 32-bit weights only. Leave quantization_bit out."
-        )
     if engine not in ("auto", "transformers"):
         raise ModelError(f"engine={engine!r}: this version of ftlab knows auto and transformers.")
     path = _resolve(str(name))
     device = pick_device().value if device == "auto" else device
-    chosen = pick_dtype(device).value if dtype == "auto" else dtype
+    chosen = getattr(torch, pick_dtype(device).value if dtype == "auto" else dtype)
+    config = _call(AutoConfig.from_pretrained, path)
+    if rope_scaling is not None:
+        raise ModelError(f"rope_scaling={rope_scaling!r}: not in this version of ftlab.")
+    adapters = [adapter] if isinstance(adapter, str | os.PathLike) else list(adapter or [])
+    wanted = quantize.Quantization(
+        quantization_bit, quantization_method, quantization_type, double_quantization
+    )
+    wanted.check(config, device, len(adapters))
     tokenizer = load_tokenizer(path)
     with quiet_loading():
-        model = _call(AutoModelForCausalLM.from_pretrained, path, dtype=getattr(torch, chosen))
+        options = wanted.options(config, chosen, device)
+        loader = AutoModelForCausalLM.from_pretrained
+        model = _call(loader, path, config=config, dtype=chosen, **options)
+        model = wanted.settle(model, device, str(cached_file(path, "config.json")))
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ModelError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens, the model only "
             f"{model.get_input_embeddings().num_embeddings} embeddings. Use the tokenizer that "
             "belongs to the model."
         )
-    if rope_scaling is not None:
-        raise ModelError(f"rope_scaling={rope_scaling!r}: not in this version of ftlab.")
-    adapters = [adapter] if isinstance(adapter, str | os.PathLike) else list(adapter or [])
-    for folder in adapters[:-1]:
-        model = load_adapter(model, folder).merge_and_unload(safe_merge=True)
-    for folder in adapters[-1:]:
-        model = load_adapter(model, folder)
-    return model.to(device).eval(), tokenizer
+    for earlier in adapters[:-1]:
+        model = load_adapter(model, earlier).merge_and_unload(safe_merge=True)
+    for last in adapters[-1:]:
+        model = load_adapter(model, last)
+    return model.eval(), tokenizer
 
 
 def load_for(recipe: Recipe, **changes: Any) -> tuple[Any, PreTrainedTokenizerBase]:

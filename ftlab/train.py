@@ -216,7 +216,10 @@ class CourseTrainer(SFTTrainer):
     """TRL's trainer less its per-step entropy and accuracy, with guards and whole checkpoints."""
 
     def __init__(self, *args: Any, run: Run, meter: Meter, **kwargs: Any) -> None:
+        adapters = [(p, p.data) for p in run.model.parameters() if p.requires_grad]
         super().__init__(*args, **kwargs)
+        for parameter, values in adapters:  # TRL rounds those on a quantized base to bfloat16
+            parameter.data = values.to(parameter.device)
         self.run, self.meter = run, meter
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
