@@ -21,7 +21,6 @@ from transformers import TrainerCallback
 from ftlab.base import base_record as base_record
 from ftlab.base import check_base as check_base
 from ftlab.base import embedding_rows as embedding_rows
-from ftlab.base import inner_model
 from ftlab.base import untie as untie
 from ftlab.base import weights_hash as weights_hash
 from ftlab.errors import RecipeError
@@ -54,7 +53,9 @@ def adapt(model: Any, recipe: Recipe) -> Any:
     try:
         adapted = get_peft_model(base, configuration(recipe).build())
     except (ValueError, TypeError, NotImplementedError, KeyError) as error:
-        raise RecipeError(f"finetuning_type={recipe.finetuning_type}: PEFT says: {error}") from error
+        raise RecipeError(
+            f"finetuning_type={recipe.finetuning_type}: PEFT says: {error}"
+        ) from error
     if recipe.init_lora_weights == "loftq":
         from ftlab.loftq import start_from_error
 
@@ -213,10 +214,10 @@ def _continued(model: Any, recipe: Recipe) -> Any:
         model.prompt_encoder[active].requires_grad_(True)
     else:
         model.set_adapter(active)
-    trained = {id(p) for p in model.parameters() if p.requires_grad}
-    memo = {id(p): torch.nn.Parameter(p.detach().clone()) for p in model.parameters()
-            if id(p) in trained}  # fmt: skip
-    return copy.deepcopy(model, {**_shared(model), **memo})
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.clone()
+    return model
 
 
 def _shared_copy(model: Any) -> Any:
@@ -234,17 +235,3 @@ def _shared(model: Any) -> dict[int, Any]:
         if type(module).__name__ in QUANTIZED:
             memo[id(module)] = module
     return memo
-
-
-def method_of(model: Any) -> str | None:
-    """PEFT's name of the method of the model's adapter, such as LORA; None without one."""
-    config = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
-    return str(getattr(config.peft_type, "value", "")) if config else None
-
-
-def keep_precision(model: Any) -> dict[str, torch.Tensor]:
-    """The trainable tensors as they are: TRL rounds those of a quantized model to bfloat16."""
-    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
-
-
-__all__ = ["adapt", "inner_model"]

@@ -87,19 +87,19 @@ class Quantization:
     def settle(self, model: Any, device: str, origin: str) -> Any:
         """The loaded model on ``device``, quantized, with a note of the weights it was made from.
 
-        The note is ``model.ftlab_base``: {"quantization": ..., "folder": of the original}, whose
+        The note is ``model.ftlab_origin``: {"quantization": ..., "folder": of the original}, whose
         configuration is the file ``origin``.
         """
         stored = _stored(model.config)
         if self.bits is None and stored is None:
             return model.to(device)
         if self.bits is None:
-            model.ftlab_base = {"quantization": stored}
+            model.ftlab_origin = {"quantization": stored}
         else:
             made = {"method": self.method, "bits": self.bits}
             four = {"type": self.type, "double": self.double}
             made |= four if (self.method, self.bits) == ("bnb", 4) else {}
-            model.ftlab_base = {"quantization": made, "folder": str(Path(origin).parent)}
+            model.ftlab_origin = {"quantization": made, "folder": str(Path(origin).parent)}
             if self.method == "hqq":
                 return _to_hqq(model, self.bits, device)
         return _trainable_after_evaluating(model)
@@ -251,20 +251,24 @@ def describe(model: Any) -> dict[str, Any] | None:
     4
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return getattr(inner, "ftlab_base", {}).get("quantization")
+    return getattr(inner, "ftlab_origin", {}).get("quantization")
 
 
-def original_hash(model: Any) -> str | None:
-    """``digest`` of the weights that a quantized model was made from, in the model's own precision.
+def original(model: Any) -> dict[str, Any] | None:
+    """What is known of the weights that a quantized model was made from; None for a plain model.
 
-    They are read from their files, one tensor at a time. None where the files have them under
-    other names, or hold quantized weights themselves.
+    {"dtype", "sha256", "quantization"}: the ``digest`` in the model's own precision, read from the
+    files one tensor at a time. Without "sha256" where those hold quantized weights themselves, or
+    name them otherwise.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    origin = getattr(inner, "ftlab_base", {})
-    if "folder" not in origin:
+    origin = getattr(inner, "ftlab_origin", None)
+    if origin is None:
         return None
-    return stored_hash(Path(origin["folder"]), inner.config, inner.dtype)
+    known = {"dtype": str(inner.dtype).removeprefix("torch."), **origin}
+    folder = known.pop("folder", None)
+    found = stored_hash(Path(folder), inner.config, inner.dtype) if folder else None
+    return known | ({"sha256": found} if found else {})
 
 
 def stored_hash(folder: Path, config: Any, dtype: torch.dtype) -> str | None:
