@@ -27,7 +27,7 @@ Prompt = str | Messages | dict[str, Any]
 BASE = "base"  # as an adapter's name: the model without any
 
 # A base tokenizer names only one of these as its EOS; a tuned model may end with another.
-_END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_ofturn>", "<|end|>")
+_END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
 # A model's settings change while it answers, so threads (a panel, a server) take turns.
 turn = threading.Lock()
@@ -89,6 +89,7 @@ def generate(
     prompts: Sequence[Prompt],
     *,
     batch_size: int = 64,
+    adapter_names: Sequence[str] | None = None,
     **options: Any,
 ) -> list[str]:
     """Answer every prompt; only the new text comes back, in the order of the prompts.
@@ -98,10 +99,12 @@ def generate(
     exact). ``options`` are the fields of ``Decoding``: ``max_new_tokens=64``, ``do_sample``,
     ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``stop``,
     ``enable_thinking``, ``adapter``. They alone count: the settings in the model's
-    generation_config.json (top_k, penalties, ...) are left out. Greedy answers do not depend on
+    generation_config.json (top_k, penalties, ...) are left out. ``adapter_names`` has one adapter
+    of a PEFT model for each prompt (``AdapterSet.generate``). Greedy answers do not depend on
     ``batch_size``; sampled ones depend on it and on ``seed``. Half a character at the end of the
     last token is left out. Model, tokenizer and (with a seed) the global random state are left as
-    they were. Raises DataError for an empty prompt, RecipeError for a wrong option.
+    they were. ``adapter_names`` has one adapter of a PEFT model for each prompt (see
+    ``AdapterSet.generate``). Raises DataError for an empty prompt, RecipeError for a wrong option.
 
     >>> from ftlab import load
     >>> model, tokenizer = load("tiny")
@@ -113,7 +116,8 @@ def generate(
     answers = [""] * len(ids)
     with turn, ready(model, tokenizer, decoding) as write:
         for chosen in _batches([len(row) for row in ids], batch_size, _ignores_positions(model)):
-            new = write([ids[i] for i in chosen])
+            names = {"adapter_names": [adapter_names[i] for i in chosen]} if adapter_names else {}
+            new = write([ids[i] for i in chosen], **names)
             for i, answer in zip(chosen, new.tolist(), strict=True):
                 text = tokenizer.decode(answer, skip_special_tokens=True).rstrip("\ufffd")
                 text = text[: first_of(text, decoding.stop)]
