@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -97,7 +98,7 @@ def load(
     chosen = getattr(torch, pick_dtype(device).value if dtype == "auto" else dtype)
     config = _call(AutoConfig.from_pretrained, path)
     if rope_scaling is not None:
-        raise ModelError(f"rope_scaling={rope_scaling!r}: not in this version of ftlab.")
+        _scale_rope(config, rope_scaling, length)
     adapters = [adapter] if isinstance(adapter, str | os.PathLike) else list(adapter or [])
     wanted = quantize.Quantization(
         quantization_bit, quantization_method, quantization_type, double_quantization
@@ -120,6 +121,13 @@ def load(
     for last in adapters[-1:]:
         model = load_adapter(model, last)
     return model.eval(), tokenizer
+
+
+def _scale_rope(config: Any, kind: str, length: int | None) -> None:
+    from ftlab.rope import scale
+
+    if note := scale(config, kind, length):
+        warnings.warn(note, stacklevel=3)
 
 
 def load_for(recipe: Recipe, **changes: Any) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -208,7 +216,7 @@ def _prepare(model: Any, folder: Path) -> None:
     """Check that an adapter's values are finite, and make room for the embeddings it brings."""
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     ends = tuple(f"{name}.weight" for name, m in model.named_modules() if m in layers)
-    rows = old = layers[0].num_embeddings
+    rows = old = getattr(layers[0], "base_layer", layers[0]).num_embeddings
     with safe_open(folder / _ADAPTER, "pt") as file:
         for name in file.keys():  # noqa: SIM118 (no mapping)
             tensor = file.get_tensor(name)
@@ -216,6 +224,8 @@ def _prepare(model: Any, folder: Path) -> None:
                 raise ModelError(f"{folder}: {name} has NaN or infinite values. Train it again.")
             if name.endswith(ends):
                 rows = max(rows, len(tensor))
+    if rows > old and hasattr(model, "peft_config"):
+        raise ModelError(f"{folder}: has {rows} tokens, the model {old}. Load this adapter alone.")
     if rows > old:
         model.resize_token_embeddings(rows, mean_resizing=False)
 

@@ -196,17 +196,6 @@ def _trainable_after_evaluating(model: Any) -> Any:
     return model
 
 
-def is_linear(module: Any) -> bool:
-    """Whether this is a linear layer, quantized or not: hqq's are no ``torch.nn.Linear``."""
-    return isinstance(module, nn.Linear) or hasattr(module, "W_q")
-
-
-def linear_layers(model: Any) -> list[str]:
-    """Names of the linear layers inside a model: all but the output layer."""
-    output = model.get_output_embeddings()
-    return [n for n, module in model.named_modules() if is_linear(module) and module is not output]
-
-
 def constants(module: Any) -> dict[str, torch.Tensor]:
     """The tensors that a quantized layer needs to restore its weights, by name; else nothing.
 
@@ -229,20 +218,6 @@ def constants(module: Any) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
 
 
-def shared(model: Any) -> dict[int, Any]:
-    """A memo with which ``copy.deepcopy`` of a quantized model shares its weights and constants."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        memo |= {id(tensor): tensor for tensor in constants(module).values()}
-        weight = module._parameters.get("weight")
-        if constants(module) and weight is not None:
-            options = {**weight.__dict__, "requires_grad": False}
-            memo[id(weight)] = type(weight)(weight.data, **options)
-            packed = getattr(getattr(module, "state", None), "CB", None)
-            memo |= {} if packed is None else {id(packed): packed}
-    return memo
-
-
 def describe(model: Any) -> dict[str, Any] | None:
     """What the weights of a loaded model are quantized with; None where they are not.
 
@@ -254,20 +229,21 @@ def describe(model: Any) -> dict[str, Any] | None:
     return getattr(inner, "ftlab_origin", {}).get("quantization")
 
 
-def original(model: Any) -> dict[str, Any] | None:
+def original(model: Any, dtype: torch.dtype | None = None) -> dict[str, Any] | None:
     """What is known of the weights that a quantized model was made from; None for a plain model.
 
-    {"dtype", "sha256", "quantization"}: the ``digest`` in the model's own precision, read from the
-    files one tensor at a time. Without "sha256" where those hold quantized weights themselves, or
-    name them otherwise.
+    {"dtype", "sha256", "quantization"}: the ``digest`` in ``dtype`` (None: the model's own), read
+    from the files one tensor at a time. Without "sha256" where those hold quantized weights
+    themselves, or name them otherwise.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     origin = getattr(inner, "ftlab_origin", None)
     if origin is None:
         return None
-    known = {"dtype": str(inner.dtype).removeprefix("torch."), **origin}
+    dtype = dtype or inner.dtype
+    known = {"dtype": str(dtype).removeprefix("torch."), **origin}
     folder = known.pop("folder", None)
-    found = stored_hash(Path(folder), inner.config, inner.dtype) if folder else None
+    found = stored_hash(Path(folder), inner.config, dtype) if folder else None
     return known | ({"sha256": found} if found else {})
 
 
