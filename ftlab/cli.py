@@ -1,4 +1,4 @@
-"""The command line: ftlab lab | doctor | data | train | chat | eval | export.
+"""The command line: ftlab lab | doctor | data | train | chat | eval | export | serve.
 
 Every mistake a user can mend prints one message and exits with 2; a run that fails exits with 1,
 one that Ctrl-C ended early (and saved) with 130.
@@ -7,6 +7,7 @@ one that Ctrl-C ended early (and saved) with 130.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -61,7 +62,17 @@ def _parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", metavar="key=value", help="values that win over it"
         )
         sub.set_defaults(command=command)
+    _add_serve(commands)
     return parser
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="answer programs: an OpenAI-compatible API, local")
+    serve.add_argument("folder", metavar="FOLDER", help="a model, or a run with its adapter")
+    serve.add_argument("--port", type=int, default=8000, help="default 8000; 0: any free one")
+    serve.add_argument("--adapter", action="append", default=[], metavar="[NAME=]DIR",
+                       help="one more adapter of the same base; may be repeated")  # fmt: skip
+    serve.set_defaults(command=_serve)
 
 
 def _add_check(commands: Any) -> None:
@@ -149,31 +160,15 @@ def _train(options: argparse.Namespace) -> int:
 
 def _chat(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
-    from ftlab.chat import question
-    from ftlab.generate import generate
     from ftlab.recipe import KNOBS
+    from ftlab.terminal import Conversation
 
     model, tokenizer = _load(recipe)
-    messages = question("", recipe.system_prompt)[:-1]
-    print("Type your message; /clear starts over, /exit or Ctrl-D ends.")
-    while True:
-        try:
-            text = input("you> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return 0
-        if text == "/exit":
-            return 0
-        if text == "/clear":
-            messages = question("", recipe.system_prompt)[:-1]
-        elif text:
-            messages.append({"role": "user", "content": text})
-            sampling: dict[str, Any] = {
-                name: getattr(recipe, name) for name in KNOBS if KNOBS[name].group == "generation"
-            } | {"enable_thinking": recipe.enable_thinking}
-            answer = generate(model, tokenizer, [messages], **sampling)[0]
-            messages.append({"role": "assistant", "content": answer})
-            print(f"model> {answer}")
+    sampling: dict[str, Any] = {
+        name: getattr(recipe, name) for name in KNOBS if KNOBS[name].group == "generation"
+    } | {"enable_thinking": recipe.enable_thinking}
+    Conversation(model, tokenizer, recipe.system_prompt, sampling).run()
+    return 0
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -215,6 +210,16 @@ def _export(options: argparse.Namespace) -> int:
             device=recipe.export_device,
         )
     )
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from ftlab.serve import serve
+
+    with serve(options.folder, adapters=options.adapter, port=options.port) as server:
+        print(f"{', '.join(server.names)} at {server.url} (OpenAI's API). Ctrl-C ends.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.wait()
     return 0
 
 

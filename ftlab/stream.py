@@ -23,7 +23,8 @@ _THINK, _THOUGHT = "<think>", "</think>"
 
 
 class Stream(Iterator[str]):
-    """The pieces of one answer. ``close()``, from any thread, ends it at the next token.
+    """The pieces of one answer; the model begins when the first one is asked for. ``close()``,
+    from any thread, ends it at the next token.
 
     ``prompt_tokens`` and ``new_tokens`` are counts; ``finish_reason`` is "stop" (the model ended
     its turn, or a stop text came), "length", or None before the end. ``opened``: the prompt leaves
@@ -49,9 +50,10 @@ class Stream(Iterator[str]):
         # The thread does not know the Stream: one that nobody holds any more ends its thread.
         work = (model, tokenizer, ids, decoding, self._queue, self._closed)
         self._thread = threading.Thread(target=_produce, args=work, daemon=True)
-        self._thread.start()
 
     def __next__(self) -> str:
+        if self._thread.ident is None:
+            self._thread.start()
         while not self._over:
             piece = self._grown(self._queue.get())
             if self._strip and not self._began:
@@ -64,7 +66,8 @@ class Stream(Iterator[str]):
     def close(self) -> None:
         """End the answer; returns when the model is at rest again."""
         self._closed.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def __del__(self) -> None:
         self._closed.set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from functools import partial
 from typing import Any
 
 import pytest
@@ -227,20 +226,21 @@ def test_an_adapter_answers_by_name_and_the_model_stays_as_it_was(tokenizer):
 class Script(LogitsProcessor):
     """Makes model.generate write these ids."""
 
-    def __init__(self, ids: list[int], start: int) -> None:
-        self.ids, self.start = ids, start
+    def __init__(self, ids: list[int]) -> None:
+        self.ids, self.start = ids, 0
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self.start = self.start or input_ids.shape[1]
         forced = torch.full_like(scores, -torch.inf)
         forced[:, self.ids[input_ids.shape[1] - self.start]] = 0
         return forced
 
 
-def saying(model: Any, tokenizer: Any, text: str, prompt: str = "a") -> Any:
-    """The model, whose answer to the prompt is the text, a byte a token, and the end of a turn."""
-    ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
-    script = Script(ids, len(tokenizer(prompt)["input_ids"]))
-    model.generate = partial(model.generate, logits_processor=[script])
+def saying(model: Any, tokenizer: Any, text: str | list[int]) -> Any:
+    """The model, which answers this text, a byte a token, and ends its turn."""
+    ids = tokenizer(text)["input_ids"] if isinstance(text, str) else text
+    plain, ids = type(model).generate, [*ids, tokenizer.eos_token_id]
+    model.generate = lambda **options: plain(model, logits_processor=[Script(ids)], **options)
     return model
 
 
@@ -267,15 +267,14 @@ def test_half_a_character_at_the_limit_is_left_out(model, tokenizer):
 
 
 def test_a_character_that_is_really_broken_does_not_hold_the_rest_back(model, tokenizer):
-    saying(model, tokenizer, "ab")
-    model.generate.keywords["logits_processor"][0].ids[:0] = tokenizer("👍")["input_ids"][:2]
+    ids = [*tokenizer("👍")["input_ids"][:2], *tokenizer("ab")["input_ids"]]
+    saying(model, tokenizer, ids)
     assert "".join(stream(model, tokenizer, "a", max_new_tokens=9)) == "\ufffdab"
 
 
 def test_white_space_around_an_answer_is_stripped_as_generate_does(model, tokenizer):
     prompt = [{"role": "user", "content": "a"}]
-    start = tokenizer.decode(prompt_ids(tokenizer, prompt))
-    saying(model, tokenizer, " \n one\n\n two \n ", start)
+    saying(model, tokenizer, " \n one\n\n two \n ")
     answer = stream(model, tokenizer, prompt, max_new_tokens=99)
     assert "".join(answer) == "one\n\n two" == chat(model, tokenizer, prompt, max_new_tokens=99)
     assert answer.finish_reason == "stop"
@@ -325,14 +324,15 @@ def test_an_error_of_the_model_reaches_the_reader(model, tokenizer, monkeypatch)
 
 
 class Steps:
-    """Counts the forward passes of a model."""
+    """Counts the forward passes of a model, each `pause` seconds longer than it is."""
 
-    def __init__(self, model: Any) -> None:
-        self.count, self.forward = 0, model.model.forward
+    def __init__(self, model: Any, pause: float = 0) -> None:
+        self.count, self.forward, self.pause = 0, model.model.forward, pause
         model.model.forward = self
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         self.count += 1
+        time.sleep(self.pause)
         return self.forward(*args, **options)
 
 
@@ -361,6 +361,7 @@ def test_answers_beside_an_open_stream_are_right(model, tokenizer):
     own = model.generation_config
     alone = generate(model, tokenizer, PROMPTS, max_new_tokens=12)
     answer = stream(model, tokenizer, "Wo", do_sample=True, seed=2, max_new_tokens=60)
+    first = next(answer)
     found: list[Any] = []
     threads = [
         threading.Thread(
@@ -370,7 +371,7 @@ def test_answers_beside_an_open_stream_are_right(model, tokenizer):
     ]
     for thread in threads:
         thread.start()
-    pieces = "".join(answer)
+    pieces = first + "".join(answer)
     for thread in threads:
         thread.join()
     assert found == [alone] * 3
