@@ -6,6 +6,7 @@ reading data or recipes needs no PyTorch.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib import import_module
@@ -22,8 +23,11 @@ from ftlab.errors import (
 )
 
 if TYPE_CHECKING:
+    from ftlab import memory as memory
     from ftlab import panels as panels
     from ftlab import plots as plots
+    from ftlab.adapter_cards import describe_adapters as describe_adapters
+    from ftlab.adapter_set import AdapterSet as AdapterSet
     from ftlab.adapters import trainable_parameters as trainable_parameters
     from ftlab.chat import encode as encode
     from ftlab.data import Data as Data
@@ -50,15 +54,20 @@ __version__ = "0.1.0"
 
 # TRL's trainers would report each run to the hub; must be set before huggingface_hub is imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# bitsandbytes warns, when PEFT imports it, of a package it could fetch kernels with, and in 8 bits
+# once a layer of casts.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 # public name -> the module that holds it
 _HOME = {
+    "AdapterSet": "adapter_set",
     "Data": "data",
     "Recipe": "recipe",
     "Run": "run",
     "check": "exercises",
     "compare": "evaluate",
     "data_dir": "data",
+    "describe_adapters": "adapter_cards",
     "diagnose": "data.doctor",
     "encode": "chat",
     "evaluate": "evaluate",
@@ -83,6 +92,7 @@ __all__ = [
     "Error",
     "ModelError",
     "RecipeError",
+    "memory",
     "panels",
     "plots",
     *sorted(_HOME),
@@ -106,7 +116,7 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("panels", "plots"):
+    if name in ("memory", "panels", "plots"):
         return import_module(f"ftlab.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'ftlab' has no attribute {name!r}")

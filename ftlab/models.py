@@ -192,6 +192,11 @@ def load_adapter(model: Any, folder: str | os.PathLike[str], name: str = "defaul
             f"{folder}: the adapter does not fit this base model ({str(error).splitlines()[0]}). "
             "Load the base that it was trained on."
         ) from error
+    except (TypeError, AttributeError, ImportError) as error:
+        raise ModelError(
+            f"{folder / 'adapter_config.json'}: has a value that PEFT cannot use ({error}). Save "
+            "the adapter again."
+        ) from error
     _check_names(model, folder, name)
     return model
 
@@ -207,9 +212,20 @@ def adapter_config(folder: Path) -> dict[str, Any]:
             "save the adapter again with safe_serialization=True."
         )
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ModelError(f"{path}: not readable as JSON ({error}).") from error
+    if not isinstance(config, dict) or str(config.get("peft_type")) not in _kinds():
+        raise ModelError(f"{path}: must be a JSON object whose peft_type ftlab or PEFT knows.")
+    return config
+
+
+def _kinds() -> list[str]:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    from ftlab import bottleneck  # noqa: F401 (gives PEFT one kind more)
+
+    return [str(getattr(kind, "value", kind)) for kind in PEFT_TYPE_TO_CONFIG_MAPPING]
 
 
 def _prepare(model: Any, folder: Path) -> None:
