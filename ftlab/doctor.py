@@ -7,7 +7,6 @@ Taught in notebooks/00_start_here.ipynb.
 from __future__ import annotations
 
 import importlib.metadata as metadata
-import logging
 import os
 import platform
 import random
@@ -66,7 +65,13 @@ def check() -> Report:
                 (need.name, f"{found or 'missing':14} needs {_pin(need.specifier)}")
             )
     report.problems += conflicts()
-    report.lines += [*_compute(), ("memory", _memory()), ("disk", _disk()), ("network", _network())]
+    report.lines += [
+        *_compute(),
+        ("4 bits", _four_bits()),
+        ("memory", _memory()),
+        ("disk", _disk()),
+        ("network", _network()),
+    ]
     return report
 
 
@@ -77,8 +82,6 @@ def setup(seed: int = 42, *, online: bool = False) -> None:
     """
     _set_network(online)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    # bitsandbytes tells of the optional `kernels` package and of a CPU kernel it would fetch there.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import numpy as np
     import torch
     from transformers import logging as transformers_logging
@@ -160,6 +163,19 @@ def _compute() -> list[tuple[str, str]]:
         ("device", f"{device.value} ({detail})"),
         ("dtype", f"{dtype.value} ({dtype.reason})"),
     ]
+
+
+def _four_bits() -> str:
+    """Whether bitsandbytes quantizes on this machine's device, found out by doing it."""
+    try:
+        from ftlab import models, quantize
+
+        device = models.pick_device().value
+        for bits in (4, 8):
+            quantize.works(bits, device)
+    except Exception as error:
+        return f"do not work here: {str(error).splitlines()[0] if str(error) else repr(error)}"
+    return f"bitsandbytes {_version('bitsandbytes')} quantizes to 4 and 8 bits on {device}"
 
 
 def _memory() -> str:
