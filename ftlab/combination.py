@@ -1,8 +1,7 @@
 """LoRA adapters added up: sum, SVD, TIES, DARE, pruning, and how far each is from the sum.
 
 PEFT's ``add_weighted_adapter`` (peft/tuners/lora/model.py) computes; what it would leave out or
-scale wrongly in silence is refused or mended here. Taught in notebooks/08_lora.ipynb and
-notebooks/15_merging_and_export.ipynb.
+scale wrongly in silence is refused or mended here. Taught in notebooks/08_lora.ipynb.
 """
 
 from __future__ import annotations

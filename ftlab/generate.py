@@ -99,8 +99,7 @@ def generate(
     exact). ``options`` are the fields of ``Decoding``: ``max_new_tokens=64``, ``do_sample``,
     ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``stop``,
     ``enable_thinking``, ``adapter``. They alone count: the settings in the model's
-    generation_config.json (top_k, penalties, ...) are left out. ``adapter_names`` has one adapter
-    of a PEFT model for each prompt (``AdapterSet.generate``). Greedy answers do not depend on
+    generation_config.json (top_k, penalties, ...) are left out. Greedy answers do not depend on
     ``batch_size``; sampled ones depend on it and on ``seed``. Half a character at the end of the
     last token is left out. Model, tokenizer and (with a seed) the global random state are left as
     they were. ``adapter_names`` has one adapter of a PEFT model for each prompt (see
