@@ -2,13 +2,16 @@
 
 Every panel has a plain-function twin that gives the same figure:
 `ftlab.panel(recipe, data)` and `run = ftlab.train(recipe, data); run.plot()`.
+`ftlab.panels.chat_panel(model, tokenizer)` and `ftlab.generate(model, tokenizer, [messages])`.
 `ftlab.panels.data_panel(name)` and `ftlab.diagnose(name)`, `ftlab.encode(tokenizer, row)`.
 """
 
+from ftlab.panels.chat import ChatPanel
 from ftlab.panels.data import DataPanel
 from ftlab.panels.training import TrainingPanel
 
 panel = TrainingPanel
+chat_panel = ChatPanel
 data_panel = DataPanel
 
-__all__ = ["DataPanel", "TrainingPanel", "data_panel", "panel"]
+__all__ = ["ChatPanel", "DataPanel", "TrainingPanel", "chat_panel", "data_panel", "panel"]
