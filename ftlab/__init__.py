@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ftlab.exercises import check as check
     from ftlab.exercises import hint as hint
     from ftlab.exercises import solution as solution
+    from ftlab.export import export as export
     from ftlab.generate import generate as generate
     from ftlab.merge import merge as merge
     from ftlab.models import load as load
@@ -71,6 +72,7 @@ _HOME = {
     "diagnose": "data.doctor",
     "encode": "chat",
     "evaluate": "evaluate",
+    "export": "export",
     "generate": "generate",
     "hint": "exercises",
     "load": "models",

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", _train, "train as a LLaMA-Factory YAML recipe says"),
         ("chat", _chat, "talk to a model in the terminal"),
         ("eval", _eval, "score a model on a dataset, with 95 %% intervals"),
-        ("export", _export, "merge an adapter into its base model and write it"),
+        ("export", _export, "write a model, merged with its adapter, as other programs read it"),
     ):
         sub = commands.add_parser(name, help=help)
         sub.add_argument("file", metavar="FILE.yaml", help="the recipe")
@@ -194,22 +194,24 @@ def _eval(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
-    for key in ("adapter_name_or_path", "export_dir"):
-        if not getattr(recipe, key):
-            raise RecipeError(f"{key}: the recipe names none, and ftlab export needs one.")
-    from ftlab.merge import merge
+    if not recipe.export_dir:
+        raise RecipeError("export_dir: the recipe names none, and ftlab export needs one.")
+    how: dict[str, Any] = {
+        "format": recipe.export_format,
+        "template": recipe.template,
+        "default_system": recipe.default_system,
+        "shard_gb": recipe.export_size,
+        "device": recipe.export_device,
+    }
+    if recipe.adapter_name_or_path:
+        from ftlab.merge import merge
 
-    print(
-        merge(
-            recipe.adapter_name_or_path or "",
-            recipe.export_dir or "",
-            base=recipe.model_name_or_path,
-            template=recipe.template,
-            default_system=recipe.default_system,
-            shard_gb=recipe.export_size,
-            device=recipe.export_device,
-        )
-    )
+        base = recipe.model_name_or_path
+        print(merge(recipe.adapter_name_or_path, recipe.export_dir, base=base, **how))
+    else:
+        from ftlab.export import export
+
+        print(export(recipe.model_name_or_path, recipe.export_dir, **how))
     return 0
 
 

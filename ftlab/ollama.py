@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 _SYSTEM, _FIRST, _ANSWER, _SECOND = "@system@", "@question 1@", "@answer@", "@question 2@"
 
 
-def modelfile(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The Modelfile of a model folder; without a chat template the prompt is passed as it is."""
-    lines = ["FROM .", "", f'TEMPLATE """{go_template(tokenizer)}"""', ""]
+def modelfile(tokenizer: PreTrainedTokenizerBase, weights: str = ".") -> str:
+    """The Modelfile for ``weights`` (a folder or a GGUF file beside it).
+
+    Without a chat template the prompt is passed as it is.
+    """
+    lines = [f"FROM {weights}", "", f'TEMPLATE """{go_template(tokenizer)}"""', ""]
     if tokenizer.eos_token:
         lines += [f"PARAMETER stop {json.dumps(tokenizer.eos_token, ensure_ascii=False)}", ""]
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import ftlab
 from ftlab import checkpoints, templates
 from ftlab.cli import main
-from ftlab.merge import PROMPTS
+from ftlab.export import PROMPTS
 from ftlab.ollama import go_template
 
 TINY = str(ftlab.data_dir() / "tiny")
@@ -134,7 +134,7 @@ def test_a_checkpoint_merges_too(run, tmp_path):
 def test_an_adapter_of_plain_peft_merges_with_a_note_and_as_peft_does(tmp_path, tiny):
     model = by_peft(tmp_path / "adapter", target_modules=["q_proj", "down_proj"])
     report = ftlab.merge(tmp_path / "adapter", tmp_path / "out")
-    assert any("was not checked" in note for note in report.notes) and report.base == TINY
+    assert any("was not checked" in note for note in report.notes) and report.source == TINY
     theirs = logits(model.merge_and_unload(safe_merge=True), tiny[1])
     ours = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), tiny[1])
     assert distance(ours, theirs) < 1e-5
@@ -474,10 +474,9 @@ def test_export_of_a_llamafactory_yaml(run, tmp_path, capsys):
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert main(["export", str(file)]) == 2
     assert "exists already" in capsys.readouterr().err
-    for key in ("adapter_name_or_path", "export_dir"):
-        file.write_text(yaml.safe_dump(keys | {key: None}))
-        assert main(["export", str(file)]) == 2
-        assert f"{key}: the recipe names none" in capsys.readouterr().err
+    file.write_text(yaml.safe_dump(keys | {"export_dir": None}))
+    assert main(["export", str(file)]) == 2
+    assert "export_dir: the recipe names none" in capsys.readouterr().err
 
 
 def test_a_pickled_export_is_no_choice():
