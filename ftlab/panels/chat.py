@@ -44,6 +44,7 @@ _CSS = """<style>
 .ftlab-answer-row > div.ftlab-tuned { border-left-color: #0072b2; }
 .ftlab-turn details { font-size: 12px; color: var(--jp-ui-font-color2, #5b6773); }
 .ftlab-turn summary { cursor: pointer; }
+.ftlab-control.ftlab-control > input { order: 1; flex: 1 0 100%; height: 24px; margin: 1px 0 3px; }
 </style>"""
 
 
@@ -212,7 +213,8 @@ class ChatPanel:
         finally:
             pieces.close()
             reply.thoughts, reply.text = split_thoughts(written, opened=pieces.opened)
-            ends = {"stop": "", "length": "(more was to come: max_new_tokens)"}
+            nothing = "" if reply.text else "(an empty answer)"
+            ends = {"stop": nothing, "length": "(more was to come: max_new_tokens)"}
             reply.note = ends.get(pieces.finish_reason or "", "(ended)")
             self._draw()
 
@@ -266,7 +268,7 @@ class ChatPanel:
         left = w.VBox(shown, layout=w.Layout(flex="0 0 230px", min_width="0"))
         left.add_class("ftlab-controls")
         self._past, self._now, self._status = w.HTML(), w.HTML(), w.HTML()
-        log = w.VBox([self._now, self._past])
+        log = w.VBox([w.VBox([self._past, self._now])])  # one child, so reversed it sticks below
         log.add_class("ftlab-chat")
         right = w.VBox([log, self._bar(), self._status])
         right.layout = w.Layout(flex="1 1 0", min_width="0")
