@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
-from ftlab import quantize
+from ftlab import quantize, rope
+from ftlab.base import untie
 from ftlab.data.registry import data_dir
 from ftlab.errors import ModelError
 
@@ -100,6 +101,8 @@ def load(
     if rope_scaling is not None:
         _scale_rope(config, rope_scaling, length)
     adapters = [adapter] if isinstance(adapter, str | os.PathLike) else list(adapter or [])
+    for trained in adapters:
+        rope.remembered(config, Path(trained))
     wanted = quantize.Quantization(
         quantization_bit, quantization_method, quantization_type, double_quantization
     )
@@ -117,16 +120,16 @@ def load(
             "belongs to the model."
         )
     for earlier in adapters[:-1]:
-        model = load_adapter(model, earlier).merge_and_unload(safe_merge=True)
+        model = load_adapter(model, earlier)
+        untie(model.get_base_model())
+        model = model.merge_and_unload(safe_merge=True)
     for last in adapters[-1:]:
         model = load_adapter(model, last)
     return model.eval(), tokenizer
 
 
 def _scale_rope(config: Any, kind: str, length: int | None) -> None:
-    from ftlab.rope import scale
-
-    if note := scale(config, kind, length):
+    if note := rope.scale(config, kind, length):
         warnings.warn(note, stacklevel=3)
 
 
@@ -177,14 +180,18 @@ def load_adapter(model: Any, folder: str | os.PathLike[str], name: str = "defaul
     """
     from peft import PeftModel
 
+    from ftlab import bottleneck  # noqa: F401 (PEFT learns our own method)
+
     folder = Path(folder)
     adapter_config(folder)
     try:
         _prepare(model, folder)
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), name)
-        else:
-            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PEFT warns of is checked below, and by tests
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), name)
+            else:
+                model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
     except SafetensorError as error:
         raise ModelError(f"{folder}: adapter_model.safetensors is damaged ({error}).") from error
     except (RuntimeError, ValueError, KeyError) as error:

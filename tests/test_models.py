@@ -1,13 +1,17 @@
 """Loading: the shipped model, folders, and names that are neither."""
 
+import copy
 import json
 import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import ftlab
-from ftlab.models import pick_device, pick_dtype
+from ftlab.base import untie
+from ftlab.models import load_for, pick_device, pick_dtype
+from ftlab.quantize import describe
 
 
 def test_the_shipped_model_loads_with_its_tokenizer(tiny):
@@ -77,3 +81,43 @@ def test_a_t4_is_not_taken_for_a_bf16_card(monkeypatch):
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
     )
     assert pick_dtype("cuda").value == "float16"
+
+
+@pytest.fixture
+def adapters(tiny, tmp_path):
+    """Two LoRA folders, the first on the embeddings too, and the logits of both at once."""
+    inner = copy.deepcopy(tiny[0])
+    for name, targets in (("a", ["q_proj", "embed_tokens"]), ("b", ["v_proj"])):
+        torch.manual_seed(len(targets))
+        config = LoraConfig(target_modules=targets, init_lora_weights=False, r=2)
+        model = get_peft_model(inner, config)
+        model.save_pretrained(tmp_path / name, save_embedding_layers=False)
+        untie(model.get_base_model())
+        inner = model.merge_and_unload()
+    with torch.no_grad():
+        total = inner(torch.arange(20, 40)[None]).logits
+    return f"{tmp_path / 'a'}, {tmp_path / 'b'}", total
+
+
+def test_several_adapters_add_up_as_in_llamafactory(adapters):
+    names, expected = adapters
+    model, _ = load_for(ftlab.Recipe(adapter_name_or_path=names))
+    assert len(model.peft_config) == 1  # the first is merged, the last can be trained on
+    with torch.no_grad():
+        found = model(torch.arange(20, 40)[None]).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_a_recipe_loads_what_its_keys_say_and_changes_win(adapters):
+    recipe = ftlab.Recipe(quantization_bit=4, double_quantization=False, quantization_type="fp4")
+    model, _ = load_for(recipe)
+    assert describe(model) == {"method": "bnb", "bits": 4, "type": "fp4", "double": False}
+    assert describe(load_for(recipe, quantization_bit=None)[0]) is None
+    with pytest.raises(ftlab.ModelError, match="rounds them away"):
+        load_for(recipe, adapter=adapters[0].split(", "))
+
+
+def test_rope_scaling_reaches_the_model():
+    model, _ = load_for(ftlab.Recipe(rope_scaling="linear", cutoff_len=4096))
+    assert model.config.rope_parameters["rope_type"] == "linear"
+    assert model.config.rope_parameters["factor"] == 4
