@@ -43,11 +43,13 @@ if TYPE_CHECKING:
     from ftlab.exercises import solution as solution
     from ftlab.export import export as export
     from ftlab.generate import generate as generate
+    from ftlab.generate import stream as stream
     from ftlab.merge import merge as merge
     from ftlab.models import load as load
     from ftlab.panels import panel as panel
     from ftlab.recipe import Recipe as Recipe
     from ftlab.run import Run as Run
+    from ftlab.serve import serve as serve
     from ftlab.train import resume as resume
     from ftlab.train import train as train
 
@@ -81,8 +83,10 @@ _HOME = {
     "panel": "panels",
     "read": "data",
     "resume": "train",
+    "serve": "serve",
     "setup": "doctor",
     "solution": "exercises",
+    "stream": "generate",
     "train": "train",
     "trainable_parameters": "adapters",
 }

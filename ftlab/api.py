@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from ftlab.calls import parse_calls
 from ftlab.errors import Error
 from ftlab.generate import stream
-from ftlab.stream import Stream, split_thoughts, tail_of
+from ftlab.streaming import Stream, split_thoughts, tail_of
 
 BODY_LIMIT = 4_000_000  # bytes
 LENGTH = 1024  # new tokens where a request names no number

@@ -19,7 +19,7 @@ from ftlab.chat import prompt_ids
 from ftlab.errors import DataError, ModelError, RecipeError
 
 if TYPE_CHECKING:
-    from ftlab.stream import Stream
+    from ftlab.streaming import Stream
 
 Messages = list[dict[str, Any]]
 Prompt = str | Messages | dict[str, Any]
@@ -145,7 +145,7 @@ def stream(
     >>> "".join(stream(*load("tiny"), "大家都知道", max_new_tokens=4)) != ""
     True
     """
-    from ftlab.stream import Stream
+    from ftlab.streaming import Stream
 
     return Stream(model, tokenizer, prompt, Decoding(**options))
 

@@ -57,7 +57,8 @@ def serve(
     a free port; ``options`` are those of ``ftlab.load``. Raises EnvironmentProblem for a port in
     use or missing packages, ModelError for what cannot be loaded.
 
-    >>> with serve("tiny", port=0) as server:
+    >>> import ftlab
+    >>> with ftlab.serve("tiny", port=0) as server:
     ...     server.names
     ['tiny']
     """
@@ -74,7 +75,7 @@ class Server:
     """A running server: ``url`` for OpenAI clients, ``names`` of its models. Use it in ``with``."""
 
     def __init__(self, model: Any, voices: dict[str, Voice], listener: socket.socket) -> None:
-        self.names = list(voices)
+        self.model, self.names = model, list(voices)
         self.url = f"http://{HOST}:{listener.getsockname()[1]}/v1"
         app = Api(model, voices, lambda: self._uvicorn.should_exit)
         config = uvicorn.Config(

@@ -14,7 +14,7 @@ from typing import Any
 from ftlab.chat import question
 from ftlab.errors import DataError
 from ftlab.generate import BASE, stream
-from ftlab.stream import split_thoughts
+from ftlab.streaming import split_thoughts
 
 HELP = "Type your message; /clear starts over, /system TEXT, {base}/exit or Ctrl-D ends."
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"

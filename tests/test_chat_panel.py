@@ -208,7 +208,7 @@ def test_clear_begins_a_new_conversation(slow: Any) -> None:
 def test_interrupt_ends_the_answer_in_the_foreground(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ftlab.stream import Stream
+    from ftlab.streaming import Stream
 
     plain, count = Stream.__next__, []
 

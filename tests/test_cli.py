@@ -195,7 +195,7 @@ def test_thoughts_are_shown_apart_and_not_kept(talk, capsys, monkeypatch):
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_program(talk, capsys, monkeypatch):
-    from ftlab.stream import Stream
+    from ftlab.streaming import Stream
 
     plain, count = Stream.__next__, []
 

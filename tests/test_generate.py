@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from ftlab.chat import prompt_ids
 from ftlab.errors import DataError, ModelError, RecipeError
 from ftlab.generate import chat, generate, stop_ids, stream, turn
-from ftlab.stream import split_thoughts
+from ftlab.streaming import split_thoughts
 
 PROMPTS = ["a", "the baker of the town", "Wo", "market row, third house", "你好", "1 + 1 = "]
 

@@ -22,7 +22,7 @@ from ftlab.panels.data import Still
 from ftlab.panels.style import CSS
 from ftlab.panels.training import FRAME_SECONDS
 from ftlab.panels.worker import Worker
-from ftlab.stream import split_thoughts
+from ftlab.streaming import split_thoughts
 
 TUNED = "tuned"
 BUTTONS = {
