@@ -9,6 +9,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,11 @@ from ftlab.base import embedding_rows as embedding_rows
 from ftlab.base import untie as untie
 from ftlab.base import weights_hash as weights_hash
 from ftlab.errors import RecipeError
-from ftlab.methods import PROMPTS, check, configuration, parts
+from ftlab.methods import check, configuration, linear_layers, parts
 from ftlab.methods import split as split
+from ftlab.quantize import describe
 from ftlab.recipe import Recipe
+from ftlab.rules import PROMPTS
 
 STATE = "trainable.safetensors"  # in a checkpoint whose adapter file is not what trains
 QUANTIZED = ("Linear4bit", "Linear8bitLt", "HQQLinear")
@@ -49,9 +54,9 @@ def adapt(model: Any, recipe: Recipe) -> Any:
     splits = recipe.pissa_init or recipe.init_lora_weights == "olora"  # changes the base's weights
     base = copy.deepcopy(model) if splits else _shared_copy(model)
     if splits:
-        base.ftlab_base = {"sha256": weights_hash(model, model.dtype)}
+        base.ftlab_base = base_record(model, "")
     try:
-        adapted = get_peft_model(base, configuration(recipe).build())
+        adapted = get_peft_model(base, _fitting(configuration(recipe).build(), base))
     except (ValueError, TypeError, NotImplementedError, KeyError) as error:
         raise RecipeError(
             f"finetuning_type={recipe.finetuning_type}: PEFT says: {error}"
@@ -65,6 +70,15 @@ def adapt(model: Any, recipe: Recipe) -> Any:
         first = {name: t.detach().clone() for name, t in weights.items() if ".lora_" in name}
         adapted.ftlab_first = first
     return adapted
+
+
+def _fitting(config: Any, model: Any) -> Any:
+    """PEFT's "all-linear" passes over the layers of hqq: name them all."""
+    hqq = (describe(model) or {}).get("method") == "hqq"
+    if hqq and getattr(config, "target_modules", None) == "all-linear":
+        output = model.get_output_embeddings()
+        config.target_modules = {n for n, m in linear_layers(model).items() if m is not output}
+    return config
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
@@ -164,12 +178,38 @@ class RankSchedule(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Prune: gradients are still there, and ``global_step`` counts the steps before this."""
-        kwargs["model"].base_model.update_and_allocate(state.global_step + 1)
+        if state.max_steps > 1:  # PEFT prunes by what earlier steps told
+            kwargs["model"].base_model.update_and_allocate(state.global_step + 1)
 
 
 def allocator(model: Any) -> Any:
     """PEFT's RankAllocator of an AdaLoRA model; None for every other model."""
     return getattr(getattr(model, "base_model", None), "rankallocator", None)
+
+
+def is_adapter(model: Any) -> bool:
+    """Whether an adapter trains, not the model's own weights."""
+    return isinstance(model, PeftModel)
+
+
+def merged_first(recipe: Recipe) -> list[str]:
+    """The adapters that are merged into the base before training begins."""
+    folders = split(recipe.adapter_name_or_path)
+    return folders if recipe.create_new_adapter else folders[:-1]
+
+
+@contextmanager
+def without_penalty(model: Any) -> Iterator[None]:
+    """Inside, the loss of an AdaLoRA model is that of its answers alone."""
+    config = ranks.peft_config if (ranks := allocator(model)) else None
+    weight = getattr(config, "orth_reg_weight", 0.0)
+    if config is not None:
+        config.orth_reg_weight = 0.0
+    try:
+        yield
+    finally:
+        if config is not None:
+            config.orth_reg_weight = weight
 
 
 def _state(model: Any) -> dict[str, torch.Tensor]:

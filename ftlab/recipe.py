@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from ftlab import rules
 from ftlab.data.registry import data_dir
 from ftlab.errors import RecipeError
 from ftlab.templates import named
@@ -70,7 +71,10 @@ class Recipe:
 
     # model
     model_name_or_path: str = knob("tiny", "base model: tiny, a folder or a hub name", "model")
-    adapter_name_or_path: str | None = knob(None, "adapter folder to start from", "model")
+    adapter_name_or_path: str | None = knob(
+        None, "adapter to train on; of several, comma-separated, the last", "model"
+    )
+    create_new_adapter: bool = knob(False, "merge those adapters and train a new one", "model")
     template: str | None = knob(None, "chat format; empty: the tokenizer's own", "model")
     default_system: str | None = knob(None, "system prompt for rows without one", "model")
     enable_thinking: bool = knob(True, "learn the think block too; false: it is given", "model")
@@ -265,7 +269,12 @@ class Recipe:
     galore_rank: int = knob(16, "rank of the projection", "optimizer", low=1)
     galore_update_interval: int = knob(200, "steps between projections", "optimizer", low=1)
     galore_scale: float = knob(2.0, "strength of the update", "optimizer", low=0)
-    galore_proj_type: str = knob("std", "kind of projection", "optimizer")
+    galore_proj_type: str = knob(
+        "std",
+        "side that is projected",
+        "optimizer",
+        choices=("std", "reverse_std", "right", "left", "full"),
+    )
     galore_layerwise: bool = knob(False, "update layer by layer", "optimizer")
     use_apollo: bool = knob(False, "APOLLO: learning rates from a low-rank sketch", "optimizer")
     apollo_target: str = knob("all", "linear layers it works on", "optimizer")
@@ -320,29 +329,7 @@ class Recipe:
         for name, item in KNOBS.items():
             setattr(self, name, convert(item, values[name]) if name in values else item.default)
         self.notices = [NO_EFFECT[key] for key in values if key in NO_EFFECT]
-        self._check_together()
-
-    def _check_together(self) -> None:
-        if self.val_size and self.eval_dataset:
-            raise RecipeError(
-                f"val_size={self.val_size} and eval_dataset={self.eval_dataset!r} are both set. "
-                "Hold rows out of the training data or name a second dataset, not both."
-            )
-        if self.train_on_prompt and self.mask_history:
-            raise RecipeError("train_on_prompt and mask_history exclude each other. Set one.")
-        if self.export_legacy_format:
-            raise RecipeError(
-                "export_legacy_format: ftlab writes safetensors only. Remove the key."
-            )
-        if self.bf16 and self.fp16:
-            raise RecipeError("bf16 and fp16 are both set. Choose one precision.")
-        if self.packing and self.stage == "sft" and not self.neat_packing:
-            self.notices.append(
-                "packing: samples that share a window do not see each other here; LLaMA-Factory "
-                "lets them, unless neat_packing is true."
-            )
-        if self.interleave_probs and self.mix_strategy == "concat":
-            raise RecipeError("interleave_probs needs mix_strategy: interleave_under or _over.")
+        self.notices += rules.check(self, KNOBS)
         if self.template is not None:
             named(self.template)
         _ = self.shares
@@ -373,7 +360,8 @@ class Recipe:
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some values changed."""
         changed = Recipe(**{**self.to_dict(), **changes})
-        changed.notices = self.notices + changed.notices
+        kept = [notice for notice in self.notices if notice in NO_EFFECT.values()]
+        changed.notices = kept + changed.notices
         return changed
 
     def to_dict(self) -> dict[str, Any]:
@@ -470,12 +458,11 @@ LACKING = {
     "resuming by recipe (use ftlab.resume)": "resume_from_checkpoint",
     "uploading": "push_to_hub hub_model_id export_hub_model_id",
     "several evaluation sets": "eval_on_each_dataset",
-    "a second adapter": "create_new_adapter",
     "tools as text": "tool_format preserve_thinking",
     "layer-norm upcasting": "upcast_layernorm",
 }
 _LACKS = {key: feature for feature, keys in LACKING.items() for key in keys.split()}
-_OFF = (None, False, 0, "", "none", "no", "bnb")
+_OFF = (None, False, 0, "", "none", "no")
 
 
 def check_keys(values: Mapping[str, Any]) -> None:

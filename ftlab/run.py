@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from ftlab import checkpoints
+from ftlab.adapters import finish_folder
 from ftlab.models import quiet_loading
 from ftlab.recipe import Recipe
 
@@ -146,6 +147,7 @@ def write_folder(run: Run, data_hashes: dict[str, str]) -> None:
     with checkpoints.written_whole(folder / "final") as temporary:
         with quiet_loading():
             run.model.save_pretrained(temporary)
+            finish_folder(run.model, temporary, checkpoint=False)
             run.tokenizer.save_pretrained(temporary)
         checkpoints.write_text(temporary / "recipe.yaml", run.recipe.to_yaml())
         checkpoints.copy_base_record(folder, temporary)

@@ -23,10 +23,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ftlab import batches, checkpoints
-from ftlab.adapters import adapt, base_record, trainable_parameters
+from ftlab import adapters, batches, checkpoints, optimizers
+from ftlab.adapters import adapt, trainable_parameters
+from ftlab.base import base_record, check_base
 from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
+from ftlab.methods import split
 from ftlab.models import load_for, pick_dtype, quiet_loading
 from ftlab.recipe import Recipe
 from ftlab.run import Meter, Observer, Run, summarize, write_folder
@@ -59,10 +61,11 @@ def train(
     if (model is None) != (tokenizer is None):
         raise RecipeError("model and tokenizer go together: pass both or neither.")
     recipe = naming_data(recipe, data)
+    optimizers.check(recipe)
     observers = [*observers, *_tracker(recipe)]
     rows, held_out = batches.training_rows(recipe, data, eval_data)
     if model is None:
-        model, tokenizer = load_for(recipe)
+        model, tokenizer = _loaded(recipe)
     run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
     run.notices += precision_notice(recipe)
     if save:
@@ -92,6 +95,8 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
     state = folder / "run.json"
     if not state.is_file():
         raise CheckpointError(f"{folder}: no run of ftlab here (run.json is missing).")
+    recipe = Recipe.from_yaml(folder / "recipe.yaml")
+    optimizers.check_resume(recipe)
     if (folder / checkpoints.MANIFEST).is_file():
         raise CheckpointError(f"{folder}: this run is finished, there is nothing to resume.")
     checkpoint, skipped = checkpoints.newest(folder)
@@ -99,12 +104,11 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
         why = " ".join(skipped) or "It has none yet."
         raise CheckpointError(f"{folder}: no checkpoint to resume from. {why} Start a new run.")
     saved = json.loads(state.read_text(encoding="utf-8"))
-    recipe = Recipe.from_yaml(folder / "recipe.yaml")
     recipe = recipe.replace(template=saved.get("template", recipe.template))
     rows, held_out = batches.training_rows(recipe, None, None)
     if batches.content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
-    model, tokenizer = load_for(recipe)
+    model, tokenizer = _loaded(recipe)
     run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
     run.name, run.folder, run.notices = saved["name"], folder, skipped + run.notices
     step = int(checkpoint.name.split("-")[-1])
@@ -113,6 +117,17 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
     return _execute(
         run, encoded, encoded_eval, saved["data"], [*observers, *_tracker(recipe)], None, checkpoint
     )
+
+
+def _loaded(recipe: Recipe) -> tuple[Any, Any]:
+    """The recipe's model; ModelError where an adapter to train on belongs to another base."""
+    model, tokenizer = load_for(recipe)
+    folders = split(recipe.adapter_name_or_path)
+    path = Path(folders[0]) / checkpoints.BASE if len(folders) == 1 else None
+    if path is not None and path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        check_base(model, recipe.model_name_or_path, path.parent, record)
+    return model, tokenizer
 
 
 def naming_data(recipe: Recipe, data: Any) -> Recipe:
@@ -132,7 +147,7 @@ def _prepared(
     set_seed(recipe.seed)
     base = Path(recipe.model_name_or_path).name
     name = recipe.run_name or f"{base}-{recipe.finetuning_type}-{recipe.stage}"
-    notices = [*recipe.notices, *report.notices()]
+    notices = [*recipe.notices, *optimizers.notice(recipe), *report.notices()]
     return (
         Run(recipe, adapt(model, recipe), tokenizer, name, notices=notices),
         encoded,
@@ -181,7 +196,7 @@ def training_arguments(
         warmup_steps=warmup,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        optim=recipe.optim,
+        **optimizers.arguments(recipe),
         adam_beta1=recipe.adam_beta1,
         adam_beta2=recipe.adam_beta2,
         adam_epsilon=recipe.adam_epsilon,
@@ -216,9 +231,9 @@ class CourseTrainer(SFTTrainer):
     """TRL's trainer less its per-step entropy and accuracy, with guards and whole checkpoints."""
 
     def __init__(self, *args: Any, run: Run, meter: Meter, **kwargs: Any) -> None:
-        adapters = [(p, p.data) for p in run.model.parameters() if p.requires_grad]
+        exact = [(p, p.data) for p in run.model.parameters() if p.requires_grad]
         super().__init__(*args, **kwargs)
-        for parameter, values in adapters:  # TRL rounds those on a quantized base to bfloat16
+        for parameter, values in exact:  # TRL rounds those on a quantized base to bfloat16
             parameter.data = values.to(parameter.device)
         self.run, self.meter = run, meter
 
@@ -245,6 +260,23 @@ class CourseTrainer(SFTTrainer):
             raise NotFinite("gradient")
         return norm
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The recipe's optimizer, where it is one that transformers does not know."""
+        if self.optimizer is None:  # type: ignore[has-type]
+            self.optimizer = optimizers.build(self.model, self.run.recipe, self.args)
+        if self.run.recipe.use_badam and self.run.recipe.badam_mode == "ratio":
+            optimizers.clip_sparse(self.accelerator)
+        return super().create_optimizer(model)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The loss of the answers alone, without what AdaLoRA adds to it in training."""
+        with adapters.without_penalty(self.model):
+            return super().evaluate(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not adapters.restore(self.model, Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self.run.folder is not None
         name = f"checkpoint-{self.state.global_step}"
@@ -255,6 +287,7 @@ class CourseTrainer(SFTTrainer):
                 path.replace(temporary / path.name)
             (temporary / name).rmdir()
             checkpoints.copy_base_record(self.run.folder, temporary)
+            adapters.finish_folder(self.model, temporary, checkpoint=True)
             lines = "\n".join(json.dumps(record) for record in self.run.history)
             checkpoints.write_text(temporary / "history.jsonl", lines + "\n")
         checkpoints.rotate(self.run.folder, self.run.recipe.save_total_limit)
@@ -336,6 +369,7 @@ def _trainer(
     disable_progress_bars()
     pad = run.tokenizer.pad_token_id
     packed = batches.packs(run.recipe)
+    schedule = [adapters.RankSchedule()] if adapters.allocator(run.model) else []
     with quiet_loading():
         trainer = CourseTrainer(
             model=run.model,
@@ -346,7 +380,7 @@ def _trainer(
             train_dataset=encoded,
             eval_dataset=encoded_eval,
             processing_class=run.tokenizer,
-            callbacks=[Recorder(run, meter, observers, stop)],
+            callbacks=[Recorder(run, meter, observers, stop), *schedule],
             run=run,
             meter=meter,
         )
@@ -394,8 +428,10 @@ def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
     # The YAML names a template also where the tokenizer's own was used.
     state = {"name": run.name, "data": hashes, "template": run.recipe.template}
     checkpoints.write_text(run.folder / "run.json", json.dumps(state, indent=1))
-    if run.recipe.finetuning_type == "lora":
+    if adapters.is_adapter(run.model):
         record = base_record(run.model, run.recipe.model_name_or_path)
+        if merged := adapters.merged_first(run.recipe):
+            record["merged"] = merged  # the hash is that of the base with these in it
         path = run.folder / checkpoints.BASE
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else record
         if before.get("sha256") != record.get("sha256"):

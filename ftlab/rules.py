@@ -1,0 +1,201 @@
+"""Which keys of a recipe go together: RecipeError where they do not, a sentence where one rests.
+
+The limits are LLaMA-Factory's (hparams/finetuning_args.py, hparams/parser.py) and the libraries'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftlab.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ftlab.recipe import Knob, Recipe
+
+PROMPTS = ("prompt_tuning", "prefix_tuning", "p_tuning")
+# Which methods read the keys of a group.
+READ_BY = {
+    "lora": ("lora", "adalora", "vera"),
+    "oft": ("oft",),
+    "virtual": PROMPTS,
+    "bottleneck": ("bottleneck",),
+    "freeze": ("freeze",),
+}
+OPTIMIZERS = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon")
+BITS = {"bnb": (8, 4), "hqq": (8, 6, 5, 4, 3, 2, 1)}
+
+
+def check(recipe: Recipe, knobs: dict[str, Knob]) -> list[str]:
+    """What to tell the reader; raises RecipeError for keys that exclude each other."""
+    _data(recipe)
+    _methods(recipe)
+    _quantization(recipe)
+    _optimizers(recipe)
+    return [*_notices(recipe), *_resting(recipe, knobs)]
+
+
+def _data(recipe: Recipe) -> None:
+    if recipe.val_size and recipe.eval_dataset:
+        raise RecipeError(
+            f"val_size={recipe.val_size} and eval_dataset={recipe.eval_dataset!r} are both set. "
+            "Hold rows out of the training data or name a second dataset, not both."
+        )
+    if recipe.train_on_prompt and recipe.mask_history:
+        raise RecipeError("train_on_prompt and mask_history exclude each other. Set one.")
+    if recipe.export_legacy_format:
+        raise RecipeError("export_legacy_format: ftlab writes safetensors only. Remove the key.")
+    if recipe.bf16 and recipe.fp16:
+        raise RecipeError("bf16 and fp16 are both set. Choose one precision.")
+    if recipe.interleave_probs and recipe.mix_strategy == "concat":
+        raise RecipeError("interleave_probs needs mix_strategy: interleave_under or _over.")
+
+
+def _methods(recipe: Recipe) -> None:
+    method = recipe.finetuning_type
+    switches = {
+        "use_rslora": recipe.use_rslora,
+        "use_dora": recipe.use_dora,
+        "pissa_init": recipe.pissa_init,
+        "loraplus_lr_ratio": recipe.loraplus_lr_ratio is not None,
+        "init_lora_weights": recipe.init_lora_weights != "default",
+    }
+    on = [key for key, value in switches.items() if value]
+    if on and method != "lora":
+        raise RecipeError(f"{on[0]}: for LoRA only, and finetuning_type is {method}. Remove it.")
+    splits = "pissa_init" if recipe.pissa_init else "init_lora_weights=olora"
+    if recipe.pissa_init and recipe.init_lora_weights != "default":
+        raise RecipeError("pissa_init and init_lora_weights both say how A and B start. Set one.")
+    if recipe.use_dora and (recipe.pissa_init or recipe.init_lora_weights == "olora"):
+        raise RecipeError(
+            f"use_dora with {splits}: the trained adapter would fit no base but the changed one. "
+            "Remove one of the two."
+        )
+    if recipe.pissa_init and recipe.pissa_iter == 0:
+        raise RecipeError(
+            "pissa_iter=0: choose the steps of its fast SVD, or -1 for the exact one."
+        )
+    if method == "oft" and bool(recipe.oft_rank) == bool(recipe.oft_block_size):
+        raise RecipeError(
+            f"oft_rank={recipe.oft_rank} and oft_block_size={recipe.oft_block_size}: the number of "
+            "blocks follows from their size. Set one of the two and the other to 0."
+        )
+    if method in PROMPTS and (recipe.neat_packing or (recipe.packing and recipe.stage != "pt")):
+        raise RecipeError(
+            f"finetuning_type={method}: packed samples need positions of their own, which a "
+            "learned prompt does not leave them. Set packing and neat_packing to false."
+        )
+    if method == "prefix_tuning" and recipe.gradient_checkpointing:
+        raise RecipeError("prefix_tuning: does not work with gradient_checkpointing. Set it false.")
+    if recipe.adapter_name_or_path and method in ("full", "freeze"):
+        raise RecipeError(
+            f"adapter_name_or_path: finetuning_type={method} trains no adapter. Merge it first "
+            "(ftlab export) and train the merged model."
+        )
+
+
+def _quantization(recipe: Recipe) -> None:
+    bits, library = recipe.quantization_bit, recipe.quantization_method
+    method = recipe.finetuning_type
+    if bits is None:
+        if recipe.init_lora_weights == "loftq":
+            raise RecipeError("init_lora_weights=loftq: needs quantization_bit: 4 (bnb).")
+        return
+    if library == "eetq":
+        raise RecipeError(
+            "quantization_method=eetq: transformers downloads its kernels as code at run time and "
+            "they need an NVIDIA GPU, so ftlab does not offer it. Use bnb with quantization_bit: 8."
+        )
+    if bits not in BITS[library]:
+        allowed = ", ".join(map(str, BITS[library]))
+        raise RecipeError(f"quantization_bit={bits}: {library} knows {allowed}. Choose one.")
+    if method in ("full", "freeze"):
+        raise RecipeError(
+            f"quantization_bit={bits}: quantized weights cannot be trained, and "
+            f"finetuning_type={method} trains them. Use lora or another adapter."
+        )
+    if recipe.pissa_init or recipe.init_lora_weights == "olora":
+        name = "pissa_init" if recipe.pissa_init else "init_lora_weights=olora"
+        raise RecipeError(
+            f"{name}: changes the base's weights, and quantization_bit={bits} froze them rounded. "
+            "Use init_lora_weights: loftq, or no quantization."
+        )
+    if recipe.init_lora_weights == "loftq" and (bits, library) != (4, "bnb"):
+        raise RecipeError("init_lora_weights=loftq: needs quantization_bit: 4 (bnb).")
+    if recipe.use_dora and (bits, library) == (8, "bnb"):
+        raise RecipeError(
+            "use_dora with quantization_bit=8: PEFT loses the constants of 8-bit weights there. "
+            "Use quantization_bit: 4."
+        )
+    if library == "hqq" and method in ("adalora", "vera", "ia3", "oft"):
+        raise RecipeError(f"quantization_method=hqq: PEFT has no {method} for it. Use bnb.")
+    many = "," in (recipe.adapter_name_or_path or "")
+    if recipe.adapter_name_or_path and (many or recipe.create_new_adapter):
+        raise RecipeError(
+            f"quantization_bit={bits}: adapters cannot be merged into quantized weights. Merge "
+            "them into the 16-bit model first (ftlab export), or name one adapter to train on."
+        )
+
+
+def _optimizers(recipe: Recipe) -> None:
+    on = [key for key in OPTIMIZERS if getattr(recipe, key)]
+    if recipe.loraplus_lr_ratio is not None:
+        on.append("loraplus_lr_ratio")
+    if len(on) > 1:
+        raise RecipeError(f"{' and '.join(on)}: each is an optimizer of its own. Set one of them.")
+    if not on or on == ["loraplus_lr_ratio"]:
+        return
+    key, method = on[0], recipe.finetuning_type
+    if recipe.optim not in ("adamw_torch", "adamw_torch_fused"):
+        raise RecipeError(f"{key} and optim={recipe.optim}: two optimizers. Leave optim out.")
+    if key != "use_muon" and method not in ("full", "freeze"):
+        raise RecipeError(
+            f"{key}: works on whole weight matrices, and finetuning_type={method} trains others. "
+            "Use full or freeze."
+        )
+    if recipe.apollo_scale_front and recipe.use_apollo:
+        raise RecipeError("apollo_scale_front: transformers has no argument for it. Remove it.")
+    for name in ("galore", "apollo"):
+        layerwise = getattr(recipe, f"use_{name}") and getattr(recipe, f"{name}_layerwise")
+        if layerwise and recipe.gradient_accumulation_steps > 1:
+            raise RecipeError(
+                f"{name}_layerwise: updates within each backward pass. Set "
+                "gradient_accumulation_steps to 1."
+            )
+
+
+def _notices(recipe: Recipe) -> Iterator[str]:
+    if recipe.packing and recipe.stage == "sft" and not recipe.neat_packing:
+        yield (
+            "packing: samples that share a window do not see each other here; LLaMA-Factory "
+            "lets them, unless neat_packing is true."
+        )
+    if recipe.pissa_init and not recipe.pissa_convert:
+        yield (
+            "pissa_init: the adapter is saved as a LoRA of twice the rank that fits the base as "
+            "it was (pissa_convert); LLaMA-Factory would save a changed base beside it."
+        )
+    if recipe.finetuning_type == "adalora":
+        yield (
+            "adalora: the training loss holds a penalty that keeps A and B orthogonal; the eval "
+            "loss does not."
+        )
+    if recipe.use_badam:
+        yield "use_badam: keeps its place in no checkpoint, so a stopped run starts anew."
+    if recipe.use_galore and (recipe.weight_decay or recipe.adam_beta1 != 0.9):
+        yield "use_galore: transformers passes it neither weight_decay nor Adam's betas."
+
+
+def _resting(recipe: Recipe, knobs: dict[str, Knob]) -> Iterator[str]:
+    """A sentence for each key that was set and that the chosen method does not read."""
+    for name, item in knobs.items():
+        value, readers = getattr(recipe, name), READ_BY.get(item.group)
+        if readers is None or recipe.finetuning_type in readers or value == item.default:
+            continue
+        if name == "additional_target" and recipe.finetuning_type not in (
+            *PROMPTS, "full", "freeze",
+        ):  # fmt: skip
+            continue
+        if name == "lora_alpha" and value == 2 * recipe.lora_rank:
+            continue  # the default, written out
+        yield f"{name}: no effect with finetuning_type {recipe.finetuning_type}."
