@@ -203,6 +203,11 @@ def _export(options: argparse.Namespace) -> int:
         "shard_gb": recipe.export_size,
         "device": recipe.export_device,
     }
+    if "," in (recipe.adapter_name_or_path or ""):
+        raise RecipeError(
+            "adapter_name_or_path: names several adapters. Export one at a time: the folder of "
+            "each export is the model_name_or_path of the next."
+        )
     if recipe.adapter_name_or_path:
         from ftlab.merge import merge
 

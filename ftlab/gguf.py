@@ -180,7 +180,8 @@ def _type(name: str, shape: Any, wanted: Type) -> Type:
 
 def _packed(name: str, tensor: torch.Tensor, wanted: Type) -> np.ndarray[Any, Any]:
     kind = _type(name, tensor.shape, wanted)
-    data = gguf.quantize(tensor.float().contiguous().numpy(), kind)
+    with np.errstate(over="ignore"):
+        data = gguf.quantize(tensor.float().contiguous().numpy(), kind)
     if kind == Type.F16 and not np.isfinite(data).all():
         raise ModelError(f"{name}: a weight beyond 65504 does not fit 16 bits.")
     return data

@@ -9,7 +9,18 @@ import sys
 import pytest
 import torch
 import yaml
-from peft import LoraConfig, LoraModel, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    LoraModel,
+    OFTConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -204,6 +215,45 @@ def test_a_16_bit_base_stays_16_bit_and_its_rounding_is_reported(tmp_path):
     assert report.notes == []  # the base hash holds for the precision that was trained in
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=4, target_modules=["q_proj", "down_proj"], use_dora=True),
+        LoraConfig(r=4, target_modules="all-linear", use_rslora=True),
+        AdaLoraConfig(init_r=4, total_step=10, target_modules=["q_proj"]),
+        VeraConfig(r=8, target_modules=["q_proj", "o_proj"]),
+        OFTConfig(oft_block_size=32, target_modules=["q_proj", "down_proj"]),
+        IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        LNTuningConfig(target_modules=["input_layernorm", "norm"]),
+    ],
+    ids=lambda config: str(config.peft_type.value),
+)
+def test_every_method_with_weights_merges_in_fp32_and_is_rounded_once(
+    tmp_path, config, dtype, tiny
+):
+    shutil.copytree(TINY, tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(TINY, dtype=dtype).save_pretrained(tmp_path / "base")
+    base = str(tmp_path / "base")
+    before = (tmp_path / "base" / "model.safetensors").read_bytes()
+    config.task_type, config.base_model_name_or_path = "CAUSAL_LM", base
+    torch.manual_seed(0)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    model.eval().save_pretrained(tmp_path / "adapter")
+    report = ftlab.merge(tmp_path / "adapter", tmp_path / "out", base=base)
+    assert report.difference < 1e-4 and report.reloaded < 1e-4 and report.moved > 1e-3
+    assert report.rounding < (1e-4 if dtype == torch.float32 else 1)
+    assert (tmp_path / "base" / "model.safetensors").read_bytes() == before
+    theirs = model.merge_and_unload().to(dtype)
+    ours = load_file(tmp_path / "out" / "model.safetensors")
+    for name, weight in theirs.state_dict().items():
+        if name in ours:
+            torch.testing.assert_close(ours[name], weight, atol=1e-5, rtol=0.008)
+
+
 def test_weights_come_in_files_of_the_size_asked_for(run, tmp_path):
     ftlab.merge(run.folder, tmp_path / "out", shard_gb=0.002)
     shards = sorted((tmp_path / "out").glob("model-*.safetensors"))
@@ -220,6 +270,36 @@ def test_a_named_template_travels_and_ends_the_answers(tmp_path, tiny):
     assert "### Response:" in (tmp_path / "out" / "Modelfile").read_text()
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert tokenizer.eos_token_id in settings["eos_token_id"]
+
+
+@pytest.fixture(scope="module")
+def qlora(tmp_path_factory):
+    """A run whose base was quantized to 4 bits while it was loaded."""
+    base = ftlab.load("tiny", quantization_bit=4)
+    changes = {"quantization_bit": 4, "model_name_or_path": TINY}
+    return train(tmp_path_factory.mktemp("qlora") / "run", base, **changes)
+
+
+def test_a_qlora_adapter_merges_into_the_original_and_tells_how_far_that_is(qlora, tmp_path):
+    report = ftlab.merge(qlora.folder, tmp_path / "out")
+    assert report.notes == [] and report.difference < 1e-4 and report.source == TINY
+    assert report.as_trained > 1e-3 and f"{report.as_trained:.1e}" in str(report)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    found = distance(logits(again, qlora.tokenizer), logits(qlora.model, qlora.tokenizer))
+    assert abs(found - report.as_trained) < 0.05 * report.as_trained
+
+
+def test_a_qlora_adapter_knows_its_base_too(qlora, tmp_path):
+    base = other_base(tmp_path / "other")
+    refused(qlora.folder, tmp_path / "out", "not the base of", base=base)
+
+
+def test_an_adapter_is_merged_and_written_in_another_format(run, tmp_path):
+    report = ftlab.merge(run.folder, tmp_path / "out", format="gguf_q8_0")
+    assert report.difference < 1e-4 < report.rounding and report.same_answers is not None
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "Modelfile", "manifest.json", "model.gguf",
+    ]  # fmt: skip
 
 
 # Refusals ---------------------------------------------------------------------------------------
@@ -303,6 +383,17 @@ def test_an_adapter_that_changes_nothing_is_refused(run, tmp_path):
     refused(tmp_path / "fresh", tmp_path / "out", "changes no weight")
 
 
+def test_an_adapter_that_16_bits_round_away_is_refused(tmp_path):
+    shutil.copytree(TINY, tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.bfloat16).save_pretrained(
+        tmp_path / "base"
+    )
+    by_peft(tmp_path / "adapter")
+    faint = changed(tmp_path / "faint", tmp_path / "adapter", lambda n, t: t * 1e-6)
+    base = str(tmp_path / "base")
+    refused(faint, tmp_path / "out", "changes no weight", base=base)
+
+
 def test_an_adapter_that_peft_would_pass_over_in_silence_is_refused(run, tmp_path):
     folder = tmp_path / "renamed"
     shutil.copytree(run.folder, folder)
@@ -357,6 +448,11 @@ def test_an_adapter_without_weights_of_the_model_cannot_be_merged(tmp_path):
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     by_peft(tmp_path / "prefix", config=config)
     refused(tmp_path / "prefix", tmp_path / "out", "PREFIX_TUNING")
+
+
+def test_a_bottleneck_is_not_merged(tmp_path, tiny):
+    train(tmp_path / "run", tiny, finetuning_type="bottleneck")
+    refused(tmp_path / "run", tmp_path / "out", "not linear.*Load it along", base="tiny")
 
 
 def test_a_folder_without_adapter_or_base_says_so(tmp_path):
