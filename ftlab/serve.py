@@ -118,7 +118,6 @@ def load_voices(
     """The model with all its adapters, and what answers under which name."""
     from ftlab import models
     from ftlab.adapter_cards import describe
-    from ftlab.adapter_set import AdapterSet
 
     base = folder
     if (Path(folder) / "adapter_config.json").is_file():
@@ -126,21 +125,40 @@ def load_voices(
         if card.fault or not card.base:
             raise ModelError(card.fault or f"{folder}: does not say which base it belongs to.")
         base, adapters = card.base, [folder, *adapters]
-    model, tokenizer = models.load(base, **options)
+    named = [_named(word) for word in adapters]
+    for name, path in named:
+        if [one for one, _ in named].count(name) > 1:
+            raise ModelError(f"{path}: two adapters called {name!r}. Give names: NAME=DIR.")
+    model, tokenizer = _loaded(base, named, options)
     title = Path(base).resolve().name if Path(base).is_dir() else base
-    voices = {title: Voice("base" if adapters else None, tokenizer)}
-    if adapters:
-        loaded = AdapterSet(model)
-        for word in adapters:
-            name, path = _named(word)
-            if f"{title}:{name}" in voices:
-                raise ModelError(f"{path}: two adapters called {name!r}. Give names: NAME=DIR.")
-            loaded.add(name, path)
-            own = (path / "tokenizer_config.json").is_file()
-            voice = Voice(name, models.read_tokenizer(str(path)) if own else tokenizer)
-            voices[f"{title}:{name}"] = voice
-        model = loaded.model
+    voices = {title: Voice("base" if named else None, tokenizer)}
+    inner = list(getattr(model, "peft_config", {}))
+    for (name, path), adapter in zip(named, inner, strict=True):
+        own = (path / "tokenizer_config.json").is_file()
+        voice = Voice(adapter, models.read_tokenizer(str(path)) if own else tokenizer)
+        voices[f"{title}:{name}"] = voice
     return model, voices
+
+
+def _loaded(base: str, named: list[tuple[str, Path]], options: dict[str, Any]) -> tuple[Any, Any]:
+    """The base with its adapters, each checked against it."""
+    from ftlab import models
+    from ftlab.adapter_cards import read_base_record
+    from ftlab.adapter_set import AdapterSet
+    from ftlab.adapters import check_base
+
+    if len(named) == 1:  # alone it may also be of a kind that cannot share its base
+        path = named[0][1]
+        model, tokenizer = models.load(base, adapter=path, **options)
+        check_base(model, base, path, read_base_record(path))
+        return model, tokenizer
+    model, tokenizer = models.load(base, **options)
+    loaded = AdapterSet(model)
+    for name, path in named:
+        if read_base_record(path).get("rope_parameters"):
+            raise ModelError(f"{path}: was trained with RoPE scaling. Serve it alone.")
+        loaded.add(name, path)
+    return loaded.model, tokenizer
 
 
 def _named(word: str) -> tuple[str, Path]:

@@ -183,12 +183,9 @@ class _Tap(BaseStreamer):
 
 def _room(model: Any, tokens: int) -> int:
     """How many tokens a model can still write after a prompt; DataError for none."""
-    config = model.config
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = getattr(model.config, "max_position_embeddings", None)
     if longest is None:
         return 2**31
-    rope = getattr(config, "rope_parameters", None) or {}
-    longest = int(longest * max(1.0, rope.get("factor") or 1.0))
     if tokens >= longest:
         raise DataError(
             f"the conversation has {tokens:,} tokens, and the model reads {longest:,}: begin a "

@@ -368,6 +368,25 @@ def test_adapters_have_names_of_their_own(run: Any, tmp_path: Any) -> None:
         load_voices("tiny", [str(tmp_path / "nowhere")])
 
 
+def test_a_full_run_and_a_run_with_rope_scaling(tmp_path: Any) -> None:
+    """An adapter trained with RoPE scaling answers with it, and not beside others."""
+    rows = ftlab.read("world_qa").take(8)
+    for name, keys in (("full", {}), ("long", {"rope_scaling": "linear", "cutoff_len": 2048})):
+        recipe = ftlab.Recipe(max_steps=1, output_dir=str(tmp_path / name), learning_rate=1e-3,
+                              finetuning_type="lora" if keys else "full", **keys)  # fmt: skip
+        ftlab.train(recipe, rows, quiet=True)
+    assert list(load_voices(str(tmp_path / "full"), [])[1]) == ["full"]
+    model, voices = load_voices(str(tmp_path / "long"), [])
+    assert list(voices) == ["tiny", "tiny:long"]
+    assert model.config.max_position_embeddings == 2048
+    with pytest.raises(ModelError, match="RoPE scaling"):
+        load_voices(str(tmp_path / "long"), [f"two={tmp_path / 'long'}"])
+    record = tmp_path / "long" / "base.json"
+    record.write_text(record.read_text().replace('"sha256": "', '"sha256": "0'))
+    with pytest.raises(ModelError, match="not the base of"):
+        load_voices(str(tmp_path / "long"), [])
+
+
 def test_without_the_extra_the_package_to_install_is_named() -> None:
     code = (
         "import sys; sys.modules['uvicorn'] = None\n"
