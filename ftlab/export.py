@@ -179,7 +179,8 @@ def _write(model: Any, tokenizer: Any, folder: Path, report: Exported, shard_gb:
     target = folder / "whole" if report.format.startswith("bnb") else folder
     with models.quiet_loading():
         model.save_pretrained(target, max_shard_size=f"{int(shard_gb * 1e6)}KB")
-        tokenizer.save_pretrained(folder)
+        for place in {folder, target}:
+            tokenizer.save_pretrained(place)
     if report.format == "safetensors":
         checkpoints.write_text(folder / "Modelfile", modelfile(tokenizer))
 
@@ -193,21 +194,16 @@ def _read(folder: Path, format: str, dtype: str, config: Any) -> Any:
 
             return load(gguf_file=gguf.FILE, config=config, dtype=torch.float32)
         if format.startswith("bnb"):
-            _quantize(folder, format, getattr(torch, dtype))
+            _quantize(folder, format, dtype)
         return load(dtype="auto")
 
 
-def _quantize(folder: Path, format: str, dtype: torch.dtype) -> None:
+def _quantize(folder: Path, format: str, dtype: str) -> None:
     """Replace the model in ``folder/whole`` by its quantized form in ``folder``."""
-    from ftlab.quantize import Quantization
-
-    wanted = Quantization(8) if format == "bnb_int8" else Quantization(4)
-    wanted.check(None, "cpu")
-    options = wanted.options(None, dtype, "cpu")
-    whole = folder / "whole"
-    model = AutoModelForCausalLM.from_pretrained(whole, dtype=dtype, **options)
+    bits = 8 if format == "bnb_int8" else 4
+    model, _ = models.load(str(folder / "whole"), quantization_bit=bits, dtype=dtype, device="cpu")
     model.save_pretrained(folder)  # before it computes: that may repack the weights
-    shutil.rmtree(whole)
+    shutil.rmtree(folder / "whole")
 
 
 # Logits -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ftlab import checkpoints, models, templates
-from ftlab.adapters import check_base, embedding_rows, untie, weights_hash
+from ftlab.base import check_base, embedding_rows, untie, weights_hash
 from ftlab.errors import CheckpointError, ModelError
 from ftlab.export import (
     TOLERANCE,
@@ -92,7 +92,7 @@ def merge(
     if template:
         tokenizer = templates.apply(tokenizer, template, default_system)
     trained = _as_trained(base, record, tokenizer, adapter, notes)
-    model, _ = models.load(base, dtype=dtype, device=device)
+    model = _base(base, record, dtype, device)
     notes += check_base(model, base, adapter, record)
     report = Merged(out, base, format, dtype, notes=notes)
     held = [_with_adapter(model, adapter, tokenizer)]
@@ -115,6 +115,15 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[st
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}).") from error
     return config, record, notes
+
+
+def _base(name: str, record: dict[str, Any], dtype: str, device: str) -> Any:
+    """The base as it was when the adapter was trained, its positions scaled as then."""
+    rope = record.get("rope_parameters") or {"rope_type": None}
+    options = {"rope_scaling": rope["rope_type"], "length": record.get("max_position_embeddings")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the base scales them itself
+        return models.load(name, dtype=dtype, device=device, **options)[0]
 
 
 def _as_trained(

@@ -254,6 +254,17 @@ def test_every_method_with_weights_merges_in_fp32_and_is_rounded_once(
             torch.testing.assert_close(ours[name], weight, atol=1e-5, rtol=0.008)
 
 
+def test_positions_stay_scaled_as_they_were_in_training(tmp_path):
+    keys = {"rope_scaling": "yarn", "cutoff_len": 2048, "truncation_strategy": "delete"}
+    run = train(tmp_path / "run", ftlab.models.load_for(ftlab.Recipe(**keys)), **keys)
+    report = ftlab.merge(run.folder, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["rope_parameters"]["rope_type"] == "yarn" and report.notes == []
+    assert config["max_position_embeddings"] == 2048
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert distance(logits(again, run.tokenizer), logits(run.model, run.tokenizer)) < 1e-4
+
+
 def test_weights_come_in_files_of_the_size_asked_for(run, tmp_path):
     ftlab.merge(run.folder, tmp_path / "out", shard_gb=0.002)
     shards = sorted((tmp_path / "out").glob("model-*.safetensors"))
