@@ -70,6 +70,18 @@ def test_base_and_adapter_answer_side_by_side_as_generate_does(tokenizer: Any) -
     assert [reply.name for reply in panel.turns[0].replies] == ["base", "two"]
 
 
+def test_an_adapter_set_brings_its_adapters(tokenizer: Any, tmp_path: Any) -> None:
+    from ftlab import AdapterSet
+
+    tuned().save_pretrained(tmp_path)
+    adapters = AdapterSet(small_model())
+    for name in ("one", "two"):
+        adapters.add(name, tmp_path / name)
+    panel = type_in(make(adapters, tokenizer).set(adapter="two"), "Wer?")
+    assert texts(panel) == texts(type_in(make(tuned(), tokenizer).set(adapter="two"), "Wer?"))
+    assert adapters.active == "one"
+
+
 def test_each_side_keeps_its_own_conversation(tokenizer: Any) -> None:
     model = tuned()
     panel = type_in(type_in(make(model, tokenizer, system="Kurz."), "Wer?"), "Und?")
