@@ -56,7 +56,9 @@ def adapt(model: Any, recipe: Recipe) -> Any:
     if splits:
         base.ftlab_base = base_record(model, "")
     try:
-        adapted = get_peft_model(base, _fitting(configuration(recipe).build(), base))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of norms it does not know, of ties: tested here
+            adapted = get_peft_model(base, _fitting(configuration(recipe).build(), base))
     except (ValueError, TypeError, NotImplementedError, KeyError) as error:
         raise RecipeError(
             f"finetuning_type={recipe.finetuning_type}: PEFT says: {error}"

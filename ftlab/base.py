@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from ftlab import quantize
 from ftlab import rope
 from ftlab.errors import ModelError
 from ftlab.quantize import digest, original
@@ -36,7 +35,8 @@ def weights_hash(model: Any, dtype: torch.dtype) -> str:
 
 def check_base(model: Any, base: str, adapter: Path, record: dict[str, Any]) -> list[str]:
     """ModelError unless these are the weights the adapter was trained on; a note if unknown."""
-    dtype, known = getattr(torch, str(record.get("dtype")), None), _known(model)
+    dtype = getattr(torch, str(record.get("dtype")), None)
+    known = _known(model, dtype)
     found = (known or {}).get("sha256")
     rounded_otherwise = known is not None and known.get("dtype") != record.get("dtype")
     if not record.get("sha256") or (known is not None and (not found or rounded_otherwise)):
@@ -51,8 +51,8 @@ def check_base(model: Any, base: str, adapter: Path, record: dict[str, Any]) -> 
     return []
 
 
-def _known(model: Any) -> dict[str, Any] | None:
-    return getattr(inner_model(model), "ftlab_base", None) or original(model)
+def _known(model: Any, dtype: torch.dtype | None = None) -> dict[str, Any] | None:
+    return getattr(inner_model(model), "ftlab_base", None) or original(model, dtype)
 
 
 def inner_model(model: Any) -> Any:

@@ -65,22 +65,25 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, name: str, config: BottleneckConfig) -> None:
         """Add one adapter, called ``name``."""
-        width = self.get_base_layer().out_features
+        tuner: Any = self
+        width = tuner.get_base_layer().out_features
+        up = nn.Linear(config.bottleneck_size, width)
+        nn.init.zeros_(up.weight)
+        nn.init.zeros_(up.bias)
         self.bottleneck_down[name] = nn.Linear(width, config.bottleneck_size)
-        self.bottleneck_up[name] = nn.Linear(config.bottleneck_size, width)
-        nn.init.zeros_(self.bottleneck_up[name].weight)
-        nn.init.zeros_(self.bottleneck_up[name].bias)
-        self._move_adapter_to_device_of_base_layer(name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        self.bottleneck_up[name] = up
+        tuner._move_adapter_to_device_of_base_layer(name)
+        tuner.set_adapter(tuner.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The layer's output, ``[..., width]``, with what the active adapters add to it."""
-        output = self.base_layer(x, *args, **kwargs)
-        for name in [] if self.disable_adapters else self.active_adapters:
+        tuner: Any = self
+        output: torch.Tensor = self.base_layer(x, *args, **kwargs)
+        for name in [] if tuner.disable_adapters else tuner.active_adapters:
             if name in self.bottleneck_down:
-                down, up = self.bottleneck_down[name], self.bottleneck_up[name]
-                added = up(nn.functional.gelu(down(output.to(down.weight.dtype))))
-                output = output + added.to(output.dtype)
+                down: Any = self.bottleneck_down[name]
+                hidden = nn.functional.gelu(down(output.to(down.weight.dtype)))
+                output = output + self.bottleneck_up[name](hidden).to(output.dtype)
         return output
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from types import MethodType
 from typing import Any
 
@@ -20,7 +21,7 @@ from ftlab.recipe import Recipe
 # key -> (module, package, what to know before installing it)
 PACKAGES = {
     "use_galore": ("galore_torch", "galore-torch", ""),
-    "use_apollo": ("apollo_torch", "apollo-torch", " Its licence (CC BY-NC) forbids commercial use."),
+    "use_apollo": ("apollo_torch", "apollo-torch", " Its licence is CC BY-NC: no commercial use."),
     "use_badam": ("badam", "badam", ""),
     "use_adam_mini": ("adam_mini", "adam-mini", ""),
 }  # fmt: skip
@@ -131,7 +132,7 @@ class Muon(torch.optim.Optimizer):
             ends.add(id(model.get_output_embeddings().weight))
         inner = [p for p in weights.values() if p.ndim == 2 and id(p) not in ends]
         rest = [p for p in weights.values() if p.ndim != 2 or id(p) in ends]
-        rate = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        rate: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
         self.parts: list[torch.optim.Optimizer] = []
         if inner:
             self.parts.append(torch.optim.Muon(inner, **rate, adjust_lr_fn="match_rms_adamw"))
@@ -144,7 +145,7 @@ class Muon(torch.optim.Optimizer):
         # The same group objects: a schedule that sets a rate here sets it there.
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """One step of each part."""
         loss = closure() if closure else None
         for part in self.parts:
@@ -200,11 +201,13 @@ def _badam(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
             switch_every=recipe.badam_switch_interval, mask_mode="adjacent", verbose=0,
             include_embedding=True, include_lm_head=True, **rate,
         )  # fmt: skip
-    return BlockOptimizer(
-        torch.optim.AdamW(_groups(model, recipe), **rate), named,
-        switch_block_every=recipe.badam_switch_interval, switch_mode=recipe.badam_switch_mode,
-        verbose=0,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of fp32 weights, which are what a CPU trains
+        return BlockOptimizer(
+            torch.optim.AdamW(_groups(model, recipe), **rate), named,
+            switch_block_every=recipe.badam_switch_interval,
+            switch_mode=recipe.badam_switch_mode, verbose=0,
+        )  # fmt: skip
 
 
 def _adam_mini(model: Any, recipe: Recipe) -> torch.optim.Optimizer:

@@ -197,7 +197,9 @@ class Recipe:
     )
     # the other adapters
     oft_rank: int = knob(0, "OFT: number of blocks; 0: by oft_block_size", "oft", low=0)
-    oft_block_size: int = knob(32, "OFT: size of a rotated block", "oft", low=0)
+    oft_block_size: int = knob(
+        32, "OFT: size of a rotated block", "oft", low=0, scale="log", slider=(4, 64)
+    )
     oft_target: str = knob("all", "which linear layers, comma-separated; all: every one", "oft")
     module_dropout: float = knob(0.0, "OFT: share of blocks left alone", "oft", low=0, high=0.99)
     num_virtual_tokens: int = knob(
@@ -266,9 +268,13 @@ class Recipe:
     # optimizers beside optim
     use_galore: bool = knob(False, "GaLore: project gradients to a low rank", "optimizer")
     galore_target: str = knob("all", "linear layers it works on", "optimizer")
-    galore_rank: int = knob(16, "rank of the projection", "optimizer", low=1)
-    galore_update_interval: int = knob(200, "steps between projections", "optimizer", low=1)
-    galore_scale: float = knob(2.0, "strength of the update", "optimizer", low=0)
+    galore_rank: int = knob(
+        16, "rank of the projection", "optimizer", low=1, scale="log", slider=(4, 64)
+    )
+    galore_update_interval: int = knob(
+        200, "steps between projections", "optimizer", low=1, slider=(5, 200)
+    )
+    galore_scale: float = knob(2.0, "strength of the update", "optimizer", low=0, slider=(0.25, 4))
     galore_proj_type: str = knob(
         "std",
         "side that is projected",
@@ -278,8 +284,12 @@ class Recipe:
     galore_layerwise: bool = knob(False, "update layer by layer", "optimizer")
     use_apollo: bool = knob(False, "APOLLO: learning rates from a low-rank sketch", "optimizer")
     apollo_target: str = knob("all", "linear layers it works on", "optimizer")
-    apollo_rank: int = knob(16, "rank of the sketch", "optimizer", low=1)
-    apollo_update_interval: int = knob(200, "steps between sketches", "optimizer", low=1)
+    apollo_rank: int = knob(
+        16, "rank of the sketch", "optimizer", low=1, scale="log", slider=(4, 64)
+    )
+    apollo_update_interval: int = knob(
+        200, "steps between sketches", "optimizer", low=1, slider=(5, 200)
+    )
     apollo_scale: float = knob(32.0, "strength of the update", "optimizer", low=0)
     apollo_proj: str = knob("random", "kind of sketch", "optimizer", choices=("random", "svd"))
     apollo_scale_type: str = knob(
@@ -297,9 +307,11 @@ class Recipe:
         "optimizer",
         choices=("ascending", "descending", "random", "fixed"),
     )
-    badam_switch_interval: int = knob(50, "steps on each block", "optimizer", low=1)
+    badam_switch_interval: int = knob(
+        50, "steps on each block", "optimizer", low=1, slider=(5, 100)
+    )
     badam_update_ratio: float = knob(
-        0.05, "share updated in mode ratio", "optimizer", low=0, high=1
+        0.05, "share updated in mode ratio", "optimizer", low=0, high=1, slider=(0.05, 1)
     )
     use_adam_mini: bool = knob(False, "Adam-mini: one rate for a block of weights", "optimizer")
     use_muon: bool = knob(False, "Muon: orthogonal updates of matrices", "optimizer")

@@ -13,12 +13,13 @@ from ftlab.data.registry import data_dir, locate
 from ftlab.errors import RecipeError
 
 if TYPE_CHECKING:
+    from ftlab.methods import Configuration
     from ftlab.recipe import Recipe
 
 _HEAD = '''"""{title} with TRL {trl} and PEFT. Written by ftlab from a recipe; needs no ftlab."""
 
 from datasets import concatenate_datasets, load_dataset
-{imports}from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+{imports}from transformers import AutoModelForCausalLM, AutoTokenizer{quantized}, set_seed
 from trl import SFTConfig, SFTTrainer
 
 MODEL = {model!r}
@@ -26,7 +27,7 @@ FILES = {files!r}
 SYSTEM = {system!r}  # system prompt of rows that bring none
 
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
-{template}model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype!r})
+{template}model = AutoModelForCausalLM.from_pretrained(MODEL, dtype={dtype!r}{loading})
 '''
 
 _ALPACA = '''
@@ -109,12 +110,16 @@ def training_script(recipe: Recipe) -> str:
     for key, plain in _BEYOND_A_SCRIPT.items():
         if getattr(recipe, key) != plain:
             raise RecipeError(f"{key}: a plain TRL script cannot do that. Leave it at {plain!r}.")
+    if recipe.init_lora_weights in ("olora", "loftq"):
+        raise RecipeError("init_lora_weights: a plain TRL script starts LoRA by its config only.")
     files, form = _files(recipe)
-    lora = recipe.finetuning_type == "lora"
+    config = _peft(recipe)
     head = _HEAD.format(
         title=recipe.run_name or f"{recipe.finetuning_type} {recipe.stage}",
         trl=version("trl"),
-        imports="from peft import LoraConfig\n" if lora else "",
+        imports=f"from peft import {config.name}\n" if config else "",
+        quantized=", BitsAndBytesConfig" if recipe.quantization_bit else "",
+        loading=_loading(recipe),
         model=model_folder(recipe.model_name_or_path),
         files=files,
         system=recipe.system_prompt,
@@ -135,7 +140,7 @@ def training_script(recipe: Recipe) -> str:
         else "",
         train='split["train"]' if recipe.val_size else "rows",
         eval='split["test"]' if recipe.val_size else "None",
-        peft=_peft(recipe) if lora else "None",
+        peft=config or "None",
         arguments=_arguments(recipe),
         output=recipe.output_dir or "out",
     )
@@ -145,6 +150,9 @@ def training_script(recipe: Recipe) -> str:
 # keys whose effect TRL has no argument for, with the value that has none
 _BEYOND_A_SCRIPT = {
     "mask_history": False, "truncation_strategy": "error", "mix_strategy": "concat",
+    "pissa_init": False, "loraplus_lr_ratio": None, "use_badam": False, "use_adam_mini": False,
+    "use_muon": False, "rope_scaling": None, "adapter_name_or_path": None,
+    "quantization_method": "bnb",
 }  # fmt: skip
 
 
@@ -208,6 +216,8 @@ def _arguments(recipe: Recipe) -> str:
     ours = training_arguments(recipe, Path(recipe.output_dir or "out"))
     keys = [f.name for f in fields(SFTConfig) if f.init and f.name in _SCRIPT_KEYS]
     values = {key: getattr(ours, key) for key in keys}
+    values |= {key: getattr(ours, key) for key in ("optim_target_modules", "optim_args")
+               if getattr(ours, key)}  # fmt: skip
     values |= {"output_dir": recipe.output_dir or "out", "report_to": "none"}
     values |= {"assistant_only_loss": recipe.stage == "sft" and not recipe.train_on_prompt}
     values |= {
@@ -234,17 +244,32 @@ def _plain(value: Any) -> Any:
     return getattr(value, "value", value)  # enums of transformers as their words
 
 
-def _peft(recipe: Recipe) -> str:
-    from ftlab.adapters import split
+def _peft(recipe: Recipe) -> Configuration | None:
+    """The configuration that SFTTrainer gives to PEFT; None where no adapter trains."""
+    from ftlab.methods import configuration
 
-    target = "all-linear" if recipe.lora_target == "all" else split(recipe.lora_target)
-    values = {
-        "task_type": "CAUSAL_LM", "r": recipe.lora_rank, "lora_alpha": recipe.alpha,
-        "lora_dropout": recipe.lora_dropout, "target_modules": target,
-        "modules_to_save": split(recipe.additional_target) or None,
-        "use_rslora": recipe.use_rslora, "use_dora": recipe.use_dora,
-    }  # fmt: skip
-    return "LoraConfig(" + ", ".join(f"{key}={value!r}" for key, value in values.items()) + ")"
+    method = recipe.finetuning_type
+    if method in ("adalora", "bottleneck"):
+        raise RecipeError(f"finetuning_type={method}: a plain TRL script cannot do that.")
+    return None if method in ("full", "freeze") else configuration(recipe)
+
+
+def _loading(recipe: Recipe) -> str:
+    """What ``from_pretrained`` is told besides the precision."""
+    from ftlab.models import pick_device, pick_dtype
+
+    if recipe.quantization_bit is None:
+        return ""
+    device = pick_device().value
+    if recipe.quantization_bit == 8:
+        how = "load_in_8bit=True"
+    else:
+        how = (
+            f"load_in_4bit=True, bnb_4bit_quant_type={recipe.quantization_type!r}, "
+            f"bnb_4bit_use_double_quant={recipe.double_quantization}, "
+            f"bnb_4bit_compute_dtype={pick_dtype(device).value!r}"
+        )
+    return f", device_map={device!r}, quantization_config=BitsAndBytesConfig({how})"
 
 
 def _unfrozen(recipe: Recipe) -> list[str]:

@@ -139,6 +139,50 @@ def test_a_feature_that_is_switched_off_may_be_named():
     Recipe(use_galore=False, quantization_bit=None, deepspeed=None, mix_strategy="concat")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"finetuning_type": "oft", "use_dora": True}, "use_dora: for LoRA only"),
+        ({"finetuning_type": "full", "loraplus_lr_ratio": 2}, "loraplus_lr_ratio: for LoRA only"),
+        ({"pissa_init": True, "init_lora_weights": "olora"}, "both say how A and B start"),
+        ({"pissa_init": True, "use_dora": True}, "use_dora with pissa_init"),
+        ({"pissa_init": True, "pissa_iter": 0}, "or -1 for the exact one"),
+        ({"finetuning_type": "oft", "oft_rank": 4}, "Set one of the two and the other to 0"),
+        ({"finetuning_type": "p_tuning", "neat_packing": True}, "packed samples need positions"),
+        ({"finetuning_type": "prefix_tuning", "gradient_checkpointing": True}, "does not work"),
+        ({"finetuning_type": "full", "adapter_name_or_path": "x"}, "trains no adapter"),
+        ({"finetuning_type": "full", "quantization_bit": 4}, "quantized weights cannot be trained"),
+        ({"finetuning_type": "freeze", "quantization_bit": 8}, "cannot be trained"),
+        ({"quantization_bit": 6}, "bnb knows 8, 4. Choose one"),
+        ({"quantization_bit": 7, "quantization_method": "hqq"}, "hqq knows 8, 6, 5, 4, 3, 2, 1"),
+        ({"quantization_bit": 8, "quantization_method": "eetq"}, "downloads its kernels"),
+        ({"quantization_bit": 4, "pissa_init": True}, "changes the base's weights"),
+        ({"quantization_bit": 8, "init_lora_weights": "loftq"}, "needs quantization_bit: 4"),
+        ({"init_lora_weights": "loftq"}, "needs quantization_bit: 4"),
+        ({"quantization_bit": 8, "use_dora": True}, "Use quantization_bit: 4"),
+        ({"quantization_bit": 4, "adapter_name_or_path": "a,b"}, "cannot be merged into quantized"),
+        ({"use_galore": True}, "use_galore: works on whole weight matrices.*Use full or freeze"),
+        ({"finetuning_type": "full", "use_galore": True, "use_muon": True}, "Set one of them"),
+        ({"use_muon": True, "optim": "sgd"}, "two optimizers. Leave optim out"),
+    ],
+)
+def test_keys_that_exclude_each_other_say_so_before_anything_is_loaded(values, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe(**values)
+
+
+def test_a_key_that_the_chosen_method_does_not_read_is_announced():
+    recipe = Recipe(finetuning_type="full", lora_rank=4, bottleneck_size=8)
+    assert recipe.notices == [
+        "lora_rank: no effect with finetuning_type full.",
+        "bottleneck_size: no effect with finetuning_type full.",
+    ]
+    assert not recipe.replace(finetuning_type="lora", bottleneck_size=64).notices
+    assert not Recipe(finetuning_type="adalora", lora_rank=4).notices[1:]
+    assert not Recipe(finetuning_type="ia3", additional_target="embed_tokens").notices
+    assert not Recipe.from_yaml(Recipe(finetuning_type="full").to_yaml()).notices
+
+
 def test_packing_says_where_it_differs_from_llamafactory():
     assert "LLaMA-Factory lets them" in Recipe(packing=True).notices[0]
     assert not Recipe(packing=True, neat_packing=True).notices

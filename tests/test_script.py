@@ -26,6 +26,8 @@ BRIEF = {
         {"template": "qwen", "enable_thinking": False},
         {"neat_packing": True, "cutoff_len": 128},
         {"stage": "pt", "dataset": "world_text", "cutoff_len": 32},
+        {"finetuning_type": "prompt_tuning"},
+        {"finetuning_type": "full", "use_galore": True, "galore_update_interval": 2},
     ],
 )
 def test_the_script_runs_without_ftlab_and_gives_the_same_losses(changes, tmp_path):
@@ -51,6 +53,14 @@ def test_the_script_runs_without_ftlab_and_gives_the_same_losses(changes, tmp_pa
         {"finetuning_type": "freeze", "freeze_trainable_layers": 1},
         {"template": "qwen", "lora_target": "q_proj,v_proj"},
         {"stage": "pt", "dataset": "world_text"},
+        {"finetuning_type": "oft"},
+        {"finetuning_type": "vera", "lora_rank": 64},
+        {"finetuning_type": "ia3"},
+        {"finetuning_type": "ln_tuning"},
+        {"finetuning_type": "prefix_tuning"},
+        {"finetuning_type": "p_tuning"},
+        {"quantization_bit": 4},
+        {"quantization_bit": 8, "use_rslora": True},
     ],
 )
 def test_every_kind_of_recipe_becomes_valid_python(changes):
@@ -68,11 +78,24 @@ def test_turns_are_converted_by_their_tags(tmp_path):
     assert "'human': 'user'" in source and 'turn["from"]' in source
 
 
-@pytest.mark.parametrize("key", ["mask_history", "truncation_strategy", "mix_strategy"])
-def test_what_a_plain_script_cannot_do_is_refused(key):
-    value = {"mask_history": True, "truncation_strategy": "left", "mix_strategy": "interleave_over"}
-    with pytest.raises(ftlab.RecipeError, match=f"{key}: a plain TRL script cannot"):
-        ftlab.Recipe(**{**BRIEF, key: value[key]}).to_python()
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask_history": True},
+        {"truncation_strategy": "left"},
+        {"mix_strategy": "interleave_over"},
+        {"pissa_init": True},
+        {"init_lora_weights": "olora"},
+        {"loraplus_lr_ratio": 4},
+        {"use_muon": True},
+        {"quantization_method": "hqq", "quantization_bit": 4},
+        {"finetuning_type": "bottleneck"},
+        {"finetuning_type": "adalora"},
+    ],
+)
+def test_what_a_plain_script_cannot_do_is_refused(changes):
+    with pytest.raises(ftlab.RecipeError, match=f"{next(iter(changes))}.*a plain TRL script"):
+        ftlab.Recipe(**{**BRIEF, **changes}).to_python()
 
 
 def test_a_recipe_without_data_says_so():

@@ -7,14 +7,21 @@ import dataclasses
 import inspect
 
 import pytest
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import PeftModel, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
+from peft.tuners.adalora import AdaLoraModel
+from peft.tuners.adalora.layer import RankAllocator
+from peft.tuners.lora import LoraModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, GenerationConfig, Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ftlab.recipe import Recipe
+from ftlab.methods import configuration
+from ftlab.recipe import METHODS, Recipe
 from ftlab.script import _SCRIPT_KEYS
 from ftlab.train import CourseTrainer, Recorder, training_arguments
 
@@ -36,9 +43,21 @@ def test_sft_config_takes_every_argument_we_pass():
     assert passed <= fields(SFTConfig) and fields(SFTConfig) >= _SCRIPT_KEYS
 
 
-def test_lora_config_takes_every_argument_we_pass():
-    assert {"task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save",
-            "use_rslora", "use_dora"} <= fields(LoraConfig)  # fmt: skip
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("full", "freeze")])
+def test_a_methods_configuration_takes_every_argument_we_pass(method):
+    chosen = configuration(Recipe(finetuning_type=method, additional_target="embed_tokens"))
+    assert set(chosen.values) <= fields(type(chosen.build()))
+
+
+def test_what_adalora_and_our_own_method_lean_on_is_still_there():
+    source = inspect.getsource(AdaLoraModel)
+    assert "update_and_allocate" in source and "orth_reg_weight" in source
+    assert {"model", "global_step"} <= parameters(RankAllocator.update_and_allocate)
+    for name in ("exp_avg_ipt", "exp_avg_unc"):
+        assert name in inspect.getsource(RankAllocator)
+    for name in ("adapter_layer_names", "other_param_names", "set_adapter"):
+        assert hasattr(BaseTunerLayer, name)
+    assert "lora_A" in inspect.getsource(LoraModel.subtract_mutated_init)
 
 
 def test_generation_config_knows_what_we_set():
@@ -60,6 +79,10 @@ def test_generation_config_knows_what_we_set():
         (Trainer.train, {"resume_from_checkpoint"}),
         (DataCollatorForLanguageModeling.__init__, {"pad_token_id"}),
         (get_peft_model, {"model", "peft_config"}),
+        (create_loraplus_optimizer, {"model", "optimizer_cls", "lr", "loraplus_lr_ratio"}),
+        (Trainer._load_from_checkpoint, {"resume_from_checkpoint", "model"}),
+        (Trainer.create_optimizer, {"model"}),
+        (torch.optim.Muon.__init__, {"params", "lr", "weight_decay", "adjust_lr_fn"}),
         (PeftModel.from_pretrained, {"model", "model_id"}),
         (get_training_chat_template, {"processing_class"}),
         (has_generation_markers, {"chat_template"}),
@@ -77,7 +100,16 @@ def test_a_callback_of_ours_still_overrides_one_of_the_trainer(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["compute_loss", "training_step", "_get_grad_norm", "_save_checkpoint", "_get_output_dir"],
+    [
+        "compute_loss",
+        "training_step",
+        "_get_grad_norm",
+        "_save_checkpoint",
+        "_get_output_dir",
+        "_load_from_checkpoint",
+        "create_optimizer",
+        "evaluate",
+    ],
 )
 def test_a_trainer_method_of_ours_still_overrides_one(name):
     assert hasattr(SFTTrainer, name) and name in vars(CourseTrainer)

@@ -14,22 +14,28 @@ import ipywidgets as w
 
 from ftlab.errors import RecipeError
 from ftlab.recipe import KNOBS, Knob, Recipe
+from ftlab.rules import PROMPTS
 from ftlab.svg import number
 
-GROUPS = {"learning": "Learning", "lora": "LoRA", "freeze": "Freeze", "batch": "Batch",
-          "schedule": "Schedule", "data": "Data", "model": "Model",
-          "evaluation": "Evaluation"}  # fmt: skip
+GROUPS = {"learning": "Learning", "lora": "LoRA", "oft": "OFT", "virtual": "Learned prompt",
+          "bottleneck": "Bottleneck", "freeze": "Freeze", "quantization": "Quantization",
+          "optimizer": "Optimizer", "batch": "Batch", "schedule": "Schedule", "data": "Data",
+          "model": "Model", "evaluation": "Evaluation"}  # fmt: skip
+# The method's own knobs that a panel shows unless told otherwise.
+OWN = {"lora": ["lora_rank", "lora_alpha"], "adalora": ["lora_rank", "lora_alpha"],
+       "vera": ["lora_rank"], "oft": ["oft_block_size"], "bottleneck": ["bottleneck_size"],
+       "freeze": ["freeze_trainable_layers"],
+       **dict.fromkeys(PROMPTS, ["num_virtual_tokens"])}  # fmt: skip
 
 # What an empty (None) value means, in a word.
-EMPTY = {"lora_alpha": "2 x rank", "max_samples": "all"}
+EMPTY = {"lora_alpha": "2 x rank", "max_samples": "all", "loraplus_lr_ratio": "off"}
 
 
 def default_names(recipe: Recipe) -> list[str]:
     """The parameters a training panel shows unless told otherwise."""
     length = "max_steps" if recipe.max_steps > 0 else "num_train_epochs"
-    method = {"lora": ["lora_rank", "lora_alpha"], "freeze": ["freeze_trainable_layers"]}
     return [
-        "learning_rate", length, "weight_decay", *method.get(recipe.finetuning_type, []),
+        "learning_rate", length, "weight_decay", *OWN.get(recipe.finetuning_type, []),
         "per_device_train_batch_size", "lr_scheduler_type", "warmup_ratio", "max_samples",
     ]  # fmt: skip
 
