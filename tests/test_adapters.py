@@ -53,7 +53,8 @@ def as_after_a_power_cut(folder, target):
     """A copy of a run's folder with its first checkpoint only, as if it had ended there."""
     shutil.copytree(folder, target)
     (target / "manifest.json").unlink()
-    shutil.rmtree(target / "checkpoint-4")
+    for later in ("checkpoint-4", "checkpoint-5"):
+        shutil.rmtree(target / later)
     return target
 
 
