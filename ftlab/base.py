@@ -1,6 +1,6 @@
 """Which weights an adapter belongs to: their hash, the record beside the adapter, the check.
 
-Taught in notebooks/15_merge_laboratory.ipynb.
+Taught in notebooks/15_merging_and_export.ipynb.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The chat panel: one question, the base model's answer and the tuned one's side by side.
 
 A view only: `ftlab.generate.stream` answers, and `ftlab.generate` gives the same text at once.
-Taught in notebooks/11_panel_lab.ipynb.
+Taught in notebooks/11_hyperparameter_lab.ipynb.
 """
 
 from __future__ import annotations
