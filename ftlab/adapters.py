@@ -37,15 +37,15 @@ STATE = "trainable.safetensors"  # in a checkpoint whose adapter file is not wha
 QUANTIZED = ("Linear4bit", "Linear8bitLt", "HQQLinear")
 
 
-def adapt(model: Any, recipe: Recipe) -> Any:
+def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
     """Return a model whose trainable parameters are those of ``recipe.finetuning_type``.
 
     The given model stays as it is: an adapter shares its frozen weights, full and freeze get a
-    copy. A given model that has an adapter trains on with it, or with ``create_new_adapter`` it is
+    copy, or with ``copied=False`` train the model itself and save that memory. A given model that has an adapter trains on with it, or with ``create_new_adapter`` it is
     merged first. Raises RecipeError where the recipe does not fit the model.
     """
     if recipe.finetuning_type in ("full", "freeze"):
-        return _unfrozen(model, recipe)
+        return _unfrozen(model, recipe, copied)
     if isinstance(model, PeftModel):
         if not recipe.create_new_adapter:
             return _continued(model, recipe)
@@ -222,13 +222,13 @@ def _state(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
-def _unfrozen(model: Any, recipe: Recipe) -> Any:
+def _unfrozen(model: Any, recipe: Recipe, copied: bool) -> Any:
     if isinstance(model, PeftModel):
         raise RecipeError(
             f"finetuning_type={recipe.finetuning_type}: the model has an adapter. Merge it first "
             "(ftlab export) and train the merged model."
         )
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model) if copied else model
     chosen = None if recipe.finetuning_type == "full" else unfrozen_names(model, recipe)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(chosen is None or name in chosen)

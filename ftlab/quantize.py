@@ -20,12 +20,8 @@ from safetensors import safe_open
 from torch import nn
 
 from ftlab.errors import ModelError
+from ftlab.rules import BITS, EETQ
 
-BITS: dict[str, tuple[int, ...]] = {"bnb": (8, 4), "hqq": (8, 6, 5, 4, 3, 2, 1), "eetq": (8,)}
-EETQ = (
-    "quantization_method=eetq: transformers fetches its kernels from a hub while loading, for an "
-    "NVIDIA GPU only, and ftlab runs no code from there. Use bnb with quantization_bit 8."
-)
 # How transformers names what a stored model is quantized with -> packages that compute with it.
 PACKAGES = {
     "bitsandbytes": ("bitsandbytes",),

@@ -23,7 +23,11 @@ READ_BY = {
     "freeze": ("freeze",),
 }
 OPTIMIZERS = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon")
-BITS = {"bnb": (8, 4), "hqq": (8, 6, 5, 4, 3, 2, 1)}
+BITS: dict[str, tuple[int, ...]] = {"bnb": (8, 4), "hqq": (8, 6, 5, 4, 3, 2, 1), "eetq": (8,)}
+EETQ = (
+    "quantization_method=eetq: transformers fetches its kernels from a hub while loading, for an "
+    "NVIDIA GPU only, and ftlab runs no code from there. Use bnb with quantization_bit 8."
+)
 
 
 def check(recipe: Recipe, knobs: dict[str, Knob]) -> list[str]:
@@ -102,10 +106,7 @@ def _quantization(recipe: Recipe) -> None:
             raise RecipeError("init_lora_weights=loftq: needs quantization_bit: 4 (bnb).")
         return
     if library == "eetq":
-        raise RecipeError(
-            "quantization_method=eetq: transformers downloads its kernels as code at run time and "
-            "they need an NVIDIA GPU, so ftlab does not offer it. Use bnb with quantization_bit: 8."
-        )
+        raise RecipeError(EETQ)
     if bits not in BITS[library]:
         allowed = ", ".join(map(str, BITS[library]))
         raise RecipeError(f"quantization_bit={bits}: {library} knows {allowed}. Choose one.")

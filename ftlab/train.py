@@ -64,9 +64,10 @@ def train(
     optimizers.check(recipe)
     observers = [*observers, *_tracker(recipe)]
     rows, held_out = batches.training_rows(recipe, data, eval_data)
-    if model is None:
+    own = model is None
+    if own:
         model, tokenizer = _loaded(recipe)
-    run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
+    run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out, own)
     run.notices += precision_notice(recipe)
     if save:
         checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(run.model))
@@ -109,7 +110,7 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
     if batches.content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
     model, tokenizer = _loaded(recipe)
-    run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out)
+    run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out, True)
     run.name, run.folder, run.notices = saved["name"], folder, skipped + run.notices
     step = int(checkpoint.name.split("-")[-1])
     lines = (checkpoint / "history.jsonl").read_text(encoding="utf-8").splitlines()
@@ -137,9 +138,12 @@ def naming_data(recipe: Recipe, data: Any) -> Recipe:
 
 
 def _prepared(
-    recipe: Recipe, model: Any, tokenizer: Any, rows: Data, held_out: Data
+    recipe: Recipe, model: Any, tokenizer: Any, rows: Data, held_out: Data, own: bool
 ) -> tuple[Run, Dataset, Dataset | None]:
-    """The run with its freshly seeded model and its tokenizer, and both datasets encoded."""
+    """The run with its freshly seeded model and its tokenizer, and both datasets encoded.
+
+    ``own``: nobody else holds the model, so full tuning needs no copy of it.
+    """
     tokenizer = batches.prepared_tokenizer(tokenizer, recipe)
     batches.check_parity(tokenizer, rows, recipe)
     encoded, report = batches.dataset(tokenizer, rows, recipe)
@@ -149,7 +153,7 @@ def _prepared(
     name = recipe.run_name or f"{base}-{recipe.finetuning_type}-{recipe.stage}"
     notices = [*recipe.notices, *optimizers.notice(recipe), *report.notices()]
     return (
-        Run(recipe, adapt(model, recipe), tokenizer, name, notices=notices),
+        Run(recipe, adapt(model, recipe, copied=not own), tokenizer, name, notices=notices),
         encoded,
         encoded_eval,
     )

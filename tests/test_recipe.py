@@ -155,7 +155,7 @@ def test_a_feature_that_is_switched_off_may_be_named():
         ({"finetuning_type": "freeze", "quantization_bit": 8}, "cannot be trained"),
         ({"quantization_bit": 6}, "bnb knows 8, 4. Choose one"),
         ({"quantization_bit": 7, "quantization_method": "hqq"}, "hqq knows 8, 6, 5, 4, 3, 2, 1"),
-        ({"quantization_bit": 8, "quantization_method": "eetq"}, "downloads its kernels"),
+        ({"quantization_bit": 8, "quantization_method": "eetq"}, "fetches its kernels"),
         ({"quantization_bit": 4, "pissa_init": True}, "changes the base's weights"),
         ({"quantization_bit": 8, "init_lora_weights": "loftq"}, "needs quantization_bit: 4"),
         ({"init_lora_weights": "loftq"}, "needs quantization_bit: 4"),
