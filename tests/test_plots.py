@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import time
 import xml.etree.ElementTree as ET
+from base64 import b64decode
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ftlab import Recipe, plots, svg
 
@@ -171,3 +174,18 @@ def test_a_figure_shows_a_png_with_its_text_alternative() -> None:
     data, metadata = figure._repr_mimebundle_()
     assert data["image/png"].startswith("iVBOR") and data["text/plain"] == "two empty axes"
     assert metadata["image/png"]["width"] == 320
+
+
+def test_a_figure_keeps_its_colors_in_few_bytes() -> None:
+    figure = plots.figure(400, 200)
+    for height, color in enumerate(svg.PALETTE):
+        figure.axes[0].plot([0, 9], [height, height + 1], lw=4, color=color)
+        figure.axes[0].fill_between([0, 9], [height, height], alpha=0.2, color=color)
+    png = b64decode(figure._repr_mimebundle_()[0]["image/png"])
+    picture = Image.open(io.BytesIO(png))
+    assert picture.mode == "P" and picture.size == (600, 300) and len(png) < 15_000
+    colors: Any = [color for _, color in picture.convert("RGB").getcolors() or []]
+    for name in svg.PALETTE:
+        wanted = [int(name[i : i + 2], 16) for i in (1, 3, 5)]
+        nearest = min(max(abs(a - b) for a, b in zip(c, wanted, strict=True)) for c in colors)
+        assert nearest <= 8, name
