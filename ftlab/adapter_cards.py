@@ -67,8 +67,10 @@ class AdapterCards(list[AdapterCard]):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
-        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in card.cells()) for card in self)
+        left = 'style="text-align:left"'
+        head = "".join(f"<th {left}>{column}</th>" for column in _COLUMNS)
+        cells = ([f"<td {left}>{escape(cell)}</td>" for cell in card.cells()] for card in self)
+        rows = ("".join(row) for row in cells)
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
