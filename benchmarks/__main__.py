@@ -12,7 +12,7 @@ from pathlib import Path
 # One thread, as in the notebooks on two cores; PyTorch reads it when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks import data, panel, startup, step  # noqa: E402
+from benchmarks import data, merge, methods, panel, serve, startup, step  # noqa: E402
 
 # What the project promises for each figure; a figure above its goal is shown as missed.
 GOALS = {
@@ -25,6 +25,8 @@ GOALS = {
     "ftlab train, 60 LoRA steps from a cold start, s": 8.0,
     "diagnose 100,000 rows, slowest format, s": 20.0,
     "read and diagnose 100,000 rows, largest peak memory, MB": 1000.0,
+    "merge: peak memory / model": 1.3,
+    "server / model.generate: time a token": 1.3,
 }
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +38,9 @@ def machine() -> dict[str, str]:
     if cpuinfo.is_file():
         found = re.search(r"model name\s*: (.+)", cpuinfo.read_text())
         model = found.group(1) if found else model
-    packages = ("torch", "transformers", "trl", "peft", "ipywidgets", "jupyterlab")
+    packages = (
+        "torch", "transformers", "trl", "peft", "bitsandbytes", "ipywidgets", "jupyterlab",
+    )  # fmt: skip
     return {
         "cpu": model,
         "cores": str(os.cpu_count()),
@@ -60,13 +64,15 @@ def table(results: dict[str, float]) -> str:
 
 def main() -> None:
     results: dict[str, float] = {}
-    for part in (startup, step, panel, data):
+    for part in (startup, step, panel, data, merge, serve):
         results |= part.measure()
-    where = machine()
+    each, where = methods.measure(), machine()
     path = ROOT / "benchmarks" / "results" / "cpu.json"
-    path.write_text(json.dumps({"machine": where, "results": results}, indent=1) + "\n")
+    found = {"machine": where, "results": results, "methods": each}
+    path.write_text(json.dumps(found, indent=1) + "\n")
     caption = ", ".join(f"{key} {value}" for key, value in where.items())
-    block = f"<!-- bench:start -->\n{table(results)}\n\nMeasured on: {caption}.\n<!-- bench:end -->"
+    tables = f"{table(results)}\n\n{methods.table(each)}\n\nMeasured on: {caption}."
+    block = f"<!-- bench:start -->\n{tables}\n<!-- bench:end -->"
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     pattern = re.compile("<!-- bench:start -->.*<!-- bench:end -->", re.DOTALL)

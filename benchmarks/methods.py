@@ -1,0 +1,160 @@
+"""Step time and peak memory of every method, through ftlab.train and in a bare PyTorch loop.
+
+Each cell of the table is a fresh process (`python -m benchmarks.methods SIDE METHOD FOLDER`), so
+that one method's memory is not another's. Models: the shipped one, and one with the shape of
+Qwen3-0.6B and random weights.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Qwen3Config, Qwen3ForCausalLM
+
+import ftlab
+from ftlab import batches
+from ftlab.adapters import adapt
+from ftlab.models import model_folder
+
+# name -> the recipe keys that choose it
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"finetuning_type": "full"},
+    "freeze": {"finetuning_type": "freeze"},
+    "lora": {},
+    "dora": {"use_dora": True},
+    "qlora": {"quantization_bit": 4},
+    "oft": {"finetuning_type": "oft"},
+    "ia3": {"finetuning_type": "ia3"},
+    "prompt_tuning": {"finetuning_type": "prompt_tuning"},
+    "prefix_tuning": {"finetuning_type": "prefix_tuning"},
+    "bottleneck": {"finetuning_type": "bottleneck"},
+}
+LARGE = ("full", "freeze", "lora", "qlora", "prompt_tuning")  # on the shape of Qwen3-0.6B
+ROUNDS = 3
+
+
+def recipe(method: str, folder: str, small: bool) -> ftlab.Recipe:
+    """Windows of 64 tokens; 16 of them a step for the shipped model, one for the large shape."""
+    return ftlab.Recipe(
+        stage="pt", model_name_or_path=folder, cutoff_len=64, max_steps=30 if small else 4,
+        per_device_train_batch_size=16 if small else 1, learning_rate=1e-4, **METHODS[method],
+    )  # fmt: skip
+
+
+def bare(settings: ftlab.Recipe) -> list[float]:
+    """Seconds of each step of a loop with nothing in it but the training."""
+    tokenizer = ftlab.load("tiny")[1]
+    quantized = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )  # fmt: skip
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        settings.model_name_or_path,
+        dtype=torch.float32,
+        quantization_config=quantized if settings.quantization_bit else None,
+    )
+    if settings.finetuning_type != "full":
+        model = adapt(model, settings, copied=False)
+    model.train()
+    rows = ftlab.read("world_text").take(2000)
+    windows = torch.tensor(batches.dataset(tokenizer, rows, settings)[0]["input_ids"][:-1])
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
+    size, times = settings.per_device_train_batch_size, []
+    mask = torch.ones(size, windows.shape[1], dtype=torch.long)
+    for _ in range(settings.max_steps):
+        began = time.perf_counter()
+        batch = windows[torch.randint(len(windows), (size,))]
+        loss = model(input_ids=batch, attention_mask=mask, labels=batch, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def through_ftlab(settings: ftlab.Recipe) -> list[float]:
+    """Seconds of each step of ftlab.train, read from the history of the run."""
+    rows = ftlab.read("world_text").take(2000)
+    run = ftlab.train(settings, rows, save=False, quiet=True)
+    clock = [0.0, *(record["seconds"] for record in run.history)]
+    return [after - before for before, after in zip(clock, clock[1:], strict=False)]
+
+
+def cell(side: str, method: str, folder: str) -> dict[str, float]:
+    """Median step in ms and peak memory in MB above the start, in this process."""
+    small = folder == model_folder("tiny")
+    ftlab.load("tiny")  # libraries are not part of a method's memory
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = {"bare": bare, "ftlab": through_ftlab}[side](recipe(method, folder, small))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
+    return {"ms": 1000 * statistics.median(times[2:]), "MB": peak * 1024 / 1e6}
+
+
+def fresh(side: str, method: str, folder: str) -> dict[str, float]:
+    """`cell` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.methods", side, method, folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def large_model(folder: Path) -> str:
+    """A model with the shape of Qwen3-0.6B and random weights (its config.json), in bf16."""
+    config = Qwen3Config(
+        hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8,
+        head_dim=128, intermediate_size=3072, vocab_size=151936, tie_word_embeddings=True,
+        max_position_embeddings=40960, dtype=torch.bfloat16,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    ftlab.load("tiny")[1].save_pretrained(folder)
+    return str(folder)
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """Medians over rounds: model and method -> ms a step and peak MB, with ratios to the loop."""
+    results: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = (
+            ("tiny", model_folder("tiny"), tuple(METHODS), ROUNDS),
+            ("0.6B shape", large_model(Path(folder) / "large"), LARGE, 1),
+        )
+        for name, path, methods, rounds in sizes:
+            for method in methods:
+                pairs = [(fresh("bare", method, path), fresh("ftlab", method, path))
+                         for _ in range(rounds)]  # fmt: skip
+                row = {}
+                for key in ("ms", "MB"):
+                    row[key] = statistics.median(ours[key] for _, ours in pairs)
+                    row[f"{key} ratio"] = statistics.median(
+                        ours[key] / plain[key] for plain, ours in pairs
+                    )
+                results[f"{name}, {method}"] = row
+    return results
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    """The results as a Markdown table."""
+    lines = [
+        "| model, method | ms a step | ftlab / bare loop | peak MB | ftlab / bare loop |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, row in results.items():
+        lines.append(
+            f"| {name} | {row['ms']:.0f} | {row['ms ratio']:.2f} | {row['MB']:,.0f} "
+            f"| {row['MB ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(json.dumps(cell(*sys.argv[1:])))
