@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -188,7 +187,7 @@ def _write(model: Any, tokenizer: Any, folder: Path, report: Exported, shard_gb:
 def _read(folder: Path, format: str, dtype: str, config: Any) -> Any:
     """The model in ``folder``, read as anyone would; bitsandbytes' folders are made here first."""
     load: Any = partial(AutoModelForCausalLM.from_pretrained, folder)
-    with models.quiet_loading(), contextlib.redirect_stderr(io.StringIO()):  # a bar for GGUF
+    with models.quiet_loading(), _no_bar():
         if format.startswith("gguf"):
             from ftlab import gguf
 
@@ -196,6 +195,19 @@ def _read(folder: Path, format: str, dtype: str, config: Any) -> Any:
         if format.startswith("bnb"):
             _quantize(folder, format, dtype)
         return load(dtype="auto")
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """No "Converting and de-quantizing" bar, which has no switch of its own."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    shown: Any = reader.tqdm
+    try:
+        reader.tqdm = partial(shown, disable=True)
+        yield
+    finally:
+        reader.tqdm = shown
 
 
 def _quantize(folder: Path, format: str, dtype: str) -> None:
