@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from torch.nn.utils.rnn import pad_sequence
 
-from ftlab import chat, templates
+from ftlab import chat, rules, templates
 from ftlab.data import Data, read
 from ftlab.errors import DataError, RecipeError
 from ftlab.fit import shortened, too_long
@@ -32,7 +32,8 @@ Row = dict[str, Any]
 
 # kind of rows -> the stages that can use them
 STAGES = {
-    "messages": ("sft",), "text": ("pt",), "preference": ("rm", "dpo"), "kto": ("kto",),
+    "messages": ("sft", *rules.ONLINE), "text": ("pt",), "preference": rules.PAIRS,
+    "kto": ("kto",),
 }  # fmt: skip
 _WORDS = {"messages": "conversations", "text": "plain text", "preference": "preference pairs",
           "kto": "answers with a label (KTO)"}  # fmt: skip
