@@ -32,8 +32,8 @@ Row = dict[str, Any]
 
 # kind of rows -> the stages that can use them
 STAGES = {
-    "messages": ("sft", *rules.ONLINE), "text": ("pt",), "preference": rules.PAIRS,
-    "kto": ("kto",),
+    "messages": ("sft", *rules.ONLINE), "text": ("pt",),
+    "preference": (*rules.PAIRS, *rules.ONLINE), "kto": ("kto", *rules.ONLINE),
 }  # fmt: skip
 _WORDS = {"messages": "conversations", "text": "plain text", "preference": "preference pairs",
           "kto": "answers with a label (KTO)"}  # fmt: skip
@@ -133,7 +133,7 @@ def prepared_tokenizer(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> An
 
 def check_parity(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: Recipe) -> None:
     """``chat.parity`` of the first rows: DataError where training would differ from serving."""
-    for row in rows[:3]:
+    for row in rows[:3] if recipe.stage not in rules.ONLINE else []:  # those read no answer
         if "text" not in row:
             row = chat.with_system(row, recipe.system_prompt)
             thinking, last_only = recipe.enable_thinking, recipe.mask_history
@@ -229,6 +229,8 @@ class _Fixed:
 @lru_cache(maxsize=8)
 def _dataset(fixed: _Fixed, recipe: _Options) -> tuple[Dataset, Report]:
     tokenizer = fixed.tokenizer
+    if recipe.stage in rules.ONLINE:
+        return questions(tokenizer, fixed.rows, recipe)
     if recipe.stage == "pt" and recipe.packing is not False and not recipe.neat_packing:
         return _stream(tokenizer, fixed.rows, recipe.cutoff_len)
     examples, report = encode_all(tokenizer, fixed.rows, recipe)
@@ -256,6 +258,33 @@ def _stream(
     windows = [ids[start : start + window] for start in range(0, len(ids), window)]
     report = Report(len(rows), len(windows), notes=Counter(n for e in examples for n in e.notes))
     return Dataset.from_dict({"input_ids": windows, "labels": windows}), report
+
+
+def questions(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: Recipe | _Options
+) -> tuple[Dataset, Report]:
+    """What the model is asked in each row: ``prompt``, the ids up to the last answer, and ``row``,
+    the row itself as JSON, for the reward. A question longer than ``cutoff_len`` is an error, or
+    left out with ``truncation_strategy: delete``.
+    """
+    report, columns = Report(len(rows)), {"prompt": [], "row": []}  # type: ignore[var-annotated]
+    for row in rows:
+        row = chat.with_system(row, recipe.system_prompt)
+        ids = chat.prompt_ids(
+            tokenizer, chat.asked(row), tools=row.get("tools"),
+            enable_thinking=recipe.enable_thinking,
+        )  # fmt: skip
+        if len(ids) > recipe.cutoff_len:
+            if recipe.truncation_strategy != "delete":
+                raise too_long(row, len(ids), recipe.cutoff_len, "the question")
+            report.deleted.append(row.get("source", "a row"))
+            continue
+        columns["prompt"].append(ids)
+        columns["row"].append(json.dumps(row, default=str))
+    if not columns["prompt"]:
+        raise DataError(f"0 usable rows of {len(rows)}: all questions are longer than cutoff_len.")
+    report.examples = len(columns["prompt"])
+    return Dataset.from_dict(columns), report
 
 
 class PackedCollator:

@@ -28,13 +28,15 @@ class NotFinite(Exception):
 @dataclass
 class Setup:
     """What a stage makes its trainer from: the run, its rows as ids, the reference model (None
-    where there is none), the arguments that every configuration has, and the callbacks."""
+    where there is none), the reward given in code, the arguments that every configuration has, and
+    the callbacks."""
 
     run: Run
     rows: Dataset
     held_out: Dataset | None = None
     reference: Any = None
     meter: Meter | None = None
+    reward: Any = None
     arguments: dict[str, Any] = field(default_factory=dict)
     callbacks: list[TrainerCallback] = field(default_factory=list)
 
@@ -67,7 +69,8 @@ class Guards(_Trainer):
         self, model: Any, inputs: Any, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """One forward and backward pass; raises NotFinite on a loss that is not finite."""
-        self.meter.tokens += int(inputs.get("attention_mask", inputs.get("tokens")).sum())
+        if isinstance(inputs, dict):  # not for questions: their answers are counted when sampled
+            self.meter.tokens += int(inputs.get("attention_mask", inputs.get("tokens")).sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise NotFinite("loss")
@@ -150,4 +153,7 @@ class Recorder(TrainerCallback):
             observer.on_log(self.run, history[-1])
 
 
-_RECORDED = ("loss", "learning_rate", "grad_norm", "eval_loss")
+_RECORDED = (
+    "loss", "learning_rate", "grad_norm", "eval_loss", "reward", "kl", "entropy", "length",
+    "ended", "clipped", "kl_coef", "value_loss", "sampled_per_second",
+)  # fmt: skip

@@ -47,6 +47,7 @@ def train(
     eval_data: Data | Sequence[dict[str, Any]] | None = None,
     model: Any = None,
     tokenizer: Any = None,
+    reward: Any = None,
     observers: Sequence[Observer] = (),
     stop: threading.Event | None = None,
     save: bool = True,
@@ -56,6 +57,8 @@ def train(
 
     ``data`` are rows of ``ftlab.read``; without them ``recipe.dataset`` is read. ``model`` and
     ``tokenizer`` (of ``ftlab.load``) save loading; the given model itself stays untrained.
+    ``reward`` is for the stages that sample answers, beside ``reward_funcs`` and ``reward_model``:
+    a function (answer, row) -> float or a judge that scores (``ftlab.judge``).
     ``stop`` ends training after the current step, as Ctrl-C does. ``save=False`` writes nothing.
     Raises RecipeError, DataError, ModelError or CheckpointError before anything is trained.
 
@@ -74,6 +77,7 @@ def train(
     if own:
         model, tokenizer = _loaded(recipe)
     setup = _prepared(recipe, model, tokenizer, rows, held_out, own)
+    setup.reward = reward
     del model  # where the caller holds it not, a run without a reference frees it
     run = setup.run
     run.notices += precision_notice(recipe)
@@ -94,11 +98,13 @@ def train(
     return run
 
 
-def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] = ()) -> Run:
+def resume(
+    run_folder: str | os.PathLike[str], *, reward: Any = None, observers: Sequence[Observer] = ()
+) -> Run:
     """Continue an unfinished run of this machine from its newest whole checkpoint.
 
     The recipe and the data are those of the folder; when the data have changed since, or no
-    checkpoint is whole, CheckpointError says so.
+    checkpoint is whole, CheckpointError says so. ``reward`` is that of ``train``, once more.
     """
     folder = Path(run_folder)
     state = folder / "run.json"
@@ -119,6 +125,7 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
     model, tokenizer = _loaded(recipe)
     setup = _prepared(recipe, model, tokenizer, rows, held_out, True)
+    setup.reward = reward
     del model
     run = setup.run
     run.name, run.folder, run.notices = saved["name"], folder, skipped + run.notices
