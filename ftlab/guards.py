@@ -153,7 +153,11 @@ class Recorder(TrainerCallback):
             observer.on_log(self.run, history[-1])
 
 
-_RECORDED = (
-    "loss", "learning_rate", "grad_norm", "eval_loss", "reward", "kl", "entropy", "length",
-    "ended", "clipped", "kl_coef", "value_loss", "sampled_per_second",
+_MEASURES = (
+    "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
+    "logps/chosen", "logps/rejected", "kl", "kto_kl", "entropy", "sft_loss",
 )  # fmt: skip
+_RECORDED = {
+    *_MEASURES, *(f"eval_{name}" for name in _MEASURES), "learning_rate", "grad_norm",
+    "reward", "length", "ended", "clipped", "kl_coef", "value_loss", "sampled_per_second",
+}  # fmt: skip
