@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from ftlab import adapters, checkpoints, optimizers
+from ftlab import adapters, checkpoints, optimizers, rules
+from ftlab.recipe import Recipe
 from ftlab.run import Meter, Observer, Run
 
 
@@ -28,15 +30,16 @@ class NotFinite(Exception):
 @dataclass
 class Setup:
     """What a stage makes its trainer from: the run, its rows as ids, the reference model (None
-    where there is none), the reward given in code, the arguments that every configuration has, and
-    the callbacks."""
+    where there is none), the judges whose scores are the reward, the arguments that every
+    configuration has, and the callbacks."""
 
     run: Run
     rows: Dataset
     held_out: Dataset | None = None
     reference: Any = None
+    judges: Any = None
     meter: Meter | None = None
-    reward: Any = None
+    quiet: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
     callbacks: list[TrainerCallback] = field(default_factory=list)
 
@@ -153,11 +156,62 @@ class Recorder(TrainerCallback):
             observer.on_log(self.run, history[-1])
 
 
+class Alarm(TrainerCallback):
+    """Says once, in ``run.notices`` and on stderr, when KL or the length of answers runs away."""
+
+    def __init__(self, run: Run, quiet: bool = False) -> None:
+        self.run, self.quiet, self.said = run, quiet, set[str]()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for key, notice in runaway(self.run.history, self.run.recipe):
+            if key not in self.said:
+                self.said.add(key)
+                self.run.notices.append(notice)
+                if not self.quiet:
+                    print(notice, file=sys.stderr)
+
+
+STRAYED = 0.5  # nats a token; the course's good runs stay below 0.2
+RECENT = 5  # records whose mean is looked at
+
+
+def runaway(history: Sequence[dict[str, float]], recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What ran away in the last records: the key and a sentence.
+
+    KL to the reference above ``STRAYED`` (above three times ``ppo_target`` for sampled answers,
+    where it is that of a whole answer); chosen answers that a loss without a reference made less
+    likely by as much; answers twice or half as long as at first.
+    """
+    online, step = recipe.stage in rules.ONLINE, history[-1]["step"] if history else 0
+    limit, unit = (3 * recipe.ppo_target, "an answer") if online else (STRAYED, "a token")
+    cure = f"Lower learning_rate (now {recipe.learning_rate:g})"
+    more = f"{cure} or raise {'kl_coef' if online else f'pref_beta (now {recipe.pref_beta:g})'}."
+    _, kl = _ends(history, "kl")
+    if kl > limit:
+        yield "kl", f"step {step:g}: KL to the reference is {kl:.2g} nats {unit}. {more}"
+    first, now = _ends(history, "logps/chosen")
+    free = recipe.stage == "dpo" and recipe.pref_loss in rules.REFERENCE_FREE
+    if free and first - now > STRAYED:
+        change = f"chosen answers became less likely, by {first - now:.2g} nats a token"
+        yield "logps/chosen", f"step {step:g}: {change}. {cure}."
+    first, now = _ends(history, "length")
+    if now > 2 * first or now < first / 2:
+        yield "length", f"step {step:g}: answers went from {first:.0f} to {now:.0f} tokens. {more}"
+
+
+def _ends(history: Sequence[dict[str, float]], key: str) -> tuple[float, float]:
+    """The means of the first and of the last values of a quantity; zeros where there are none."""
+    values = [record[key] for record in history if key in record] or [0.0]
+    first, last = values[:RECENT], values[-RECENT:]
+    return sum(first) / len(first), sum(last) / len(last)
+
+
 _MEASURES = (
     "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
     "logps/chosen", "logps/rejected", "kl", "kto_kl", "entropy", "sft_loss",
 )  # fmt: skip
 _RECORDED = {
     *_MEASURES, *(f"eval_{name}" for name in _MEASURES), "learning_rate", "grad_norm",
-    "reward", "length", "ended", "clipped", "kl_coef", "value_loss", "sampled_per_second",
+    "reward", "eval_reward", "length", "ended", "clipped", "kl_coef", "value_loss",
+    "sampled_per_second",
 }  # fmt: skip

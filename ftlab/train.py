@@ -28,7 +28,7 @@ from ftlab.adapters import adapt, split, trainable_parameters
 from ftlab.base import base_record, check_base
 from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
-from ftlab.guards import Guards, NotFinite, Recorder, Setup
+from ftlab.guards import Alarm, Guards, NotFinite, Recorder, Setup
 from ftlab.models import load, load_for, pick_dtype, quiet_loading
 from ftlab.recipe import Recipe
 from ftlab.run import Meter, Observer, Run, summarize, write_folder
@@ -76,8 +76,8 @@ def train(
     own = model is None
     if own:
         model, tokenizer = _loaded(recipe)
-    setup = _prepared(recipe, model, tokenizer, rows, held_out, own)
-    setup.reward = reward
+    setup = _prepared(recipe, model, tokenizer, rows, held_out, own, reward)
+    setup.quiet = quiet
     del model  # where the caller holds it not, a run without a reference frees it
     run = setup.run
     run.notices += precision_notice(recipe)
@@ -124,8 +124,7 @@ def resume(
     if batches.content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
     model, tokenizer = _loaded(recipe)
-    setup = _prepared(recipe, model, tokenizer, rows, held_out, True)
-    setup.reward = reward
+    setup = _prepared(recipe, model, tokenizer, rows, held_out, True, reward)
     del model
     run = setup.run
     run.name, run.folder, run.notices = saved["name"], folder, skipped + run.notices
@@ -153,12 +152,14 @@ def naming_data(recipe: Recipe, data: Any) -> Recipe:
 
 
 def _prepared(
-    recipe: Recipe, model: Any, tokenizer: Any, rows: Data, held_out: Data, own: bool
+    recipe: Recipe, model: Any, tokenizer: Any, rows: Data, held_out: Data, own: bool, reward: Any
 ) -> Setup:
-    """The run with its freshly seeded model and its tokenizer, both datasets, the reference.
-
-    ``own``: nobody else holds the model, so full tuning needs no copy of it.
-    """
+    """The run with its freshly seeded model and its tokenizer, both datasets, the reference."""
+    judges = None
+    if recipe.stage in rules.ONLINE:
+        judges = import_module("ftlab.rollouts").rewards(recipe, reward)
+    elif reward is not None:
+        raise RecipeError(f"reward: stage {recipe.stage} samples no answers. Use ppo, grpo, rloo.")
     tokenizer = batches.prepared_tokenizer(tokenizer, recipe)
     batches.check_parity(tokenizer, rows, recipe)
     encoded, report = batches.dataset(tokenizer, rows, recipe)
@@ -170,7 +171,7 @@ def _prepared(
     notices = [*recipe.notices, *optimizers.notice(recipe), *report.notices()]
     trained = adapt(model, recipe, copied=not own or reference is model)
     run = Run(recipe, trained, tokenizer, name, notices=notices)
-    return Setup(run, encoded, encoded_eval, reference)
+    return Setup(run, encoded, encoded_eval, reference, judges)
 
 
 def reference_for(recipe: Recipe, model: Any) -> Any:
@@ -288,7 +289,7 @@ def _execute(
     """Train, and whatever happens leave a truthful status and a folder without halves."""
     run, stop = setup.run, stop or threading.Event()
     meter = setup.meter = Meter(_device())
-    setup.callbacks.append(Recorder(run, meter, observers, stop))
+    setup.callbacks += [Recorder(run, meter, observers, stop), Alarm(run, setup.quiet)]
     try:
         if run.folder:
             _prepare_folder(run, hashes)

@@ -1,4 +1,4 @@
-"""Preference stages: the losses are those of the papers, the reference is the model at the start."""
+"""Preference stages: the losses are the papers', the reference is the model at the start."""
 
 import math
 import sys
