@@ -355,8 +355,9 @@ class PackedCollator:
         return {**batch, "tokens": torch.tensor([tokens])}
 
 
-PAIR_SIDES = {"": ("chosen_", "rejected_")}
-LABEL_SIDES = {"": ("",), "KL_": ("KL_",)}
+Sides = dict[str, tuple[str, ...]]
+PAIR_SIDES: Sides = {"": ("chosen_", "rejected_")}
+LABEL_SIDES: Sides = {"": ("",), "KL_": ("KL_",)}
 
 
 class AnswerCollator:
@@ -366,7 +367,7 @@ class AnswerCollator:
     ``PAIR_SIDES`` the first half of the rows are the chosen answers, the second the rejected.
     """
 
-    def __init__(self, pad_id: int, sides: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self, pad_id: int, sides: Sides) -> None:
         self.pad_id, self.sides = pad_id, sides
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:

@@ -60,6 +60,7 @@ class Guards(_Trainer):
 
     run: Run
     meter: Meter
+    optimizer: Any
 
     def __init__(self, *args: Any, run: Run, meter: Meter, **kwargs: Any) -> None:
         exact = [(p, p.data) for p in run.model.parameters() if p.requires_grad]
@@ -73,7 +74,8 @@ class Guards(_Trainer):
     ) -> torch.Tensor:
         """One forward and backward pass; raises NotFinite on a loss that is not finite."""
         if isinstance(inputs, dict):  # not for questions: their answers are counted when sampled
-            self.meter.tokens += int(inputs.get("attention_mask", inputs.get("tokens")).sum())
+            counted = inputs["attention_mask"] if "attention_mask" in inputs else inputs["tokens"]
+            self.meter.tokens += int(counted.sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise NotFinite("loss")

@@ -32,7 +32,7 @@ from ftlab.svg import PALETTE as PALETTE
 
 NAMES = {
     "learning_rate": "learning rate", "grad_norm": "gradient norm",
-    "rewards": "rewards: chosen, rejected (dashed)", "rewards/margins": "reward margin",
+    "rewards": "rewards (rejected dashed)", "rewards/margins": "reward margin",
     "rewards/accuracies": "pairs ranked right", "kl": "KL to reference", "length": "answer length",
 }  # fmt: skip
 # Quantities of one chart; every other quantity has a chart of its own.

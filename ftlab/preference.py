@@ -32,8 +32,7 @@ def build(setup: Setup) -> Any:
     if recipe.stage == "rm":
         collator: Any = DataCollatorForPreference(pad)
     else:
-        sides = LABEL_SIDES if recipe.stage == "kto" else PAIR_SIDES
-        collator = AnswerCollator(pad, sides)
+        collator = AnswerCollator(pad, LABEL_SIDES if recipe.stage == "kto" else PAIR_SIDES)
         disable_dropout_in_model(setup.run.model)  # it would look like a change of mind
     reference = {"ref_model": setup.reference} if issubclass(trainer, Referenced) else {}
     return trainer(
@@ -49,7 +48,8 @@ class Remembering:
     """A reference model that keeps the logits of its last call, for the KL."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.logits = model, None
+        self.model = model
+        self.logits: Any = None
 
     def __call__(self, **inputs: Any) -> Any:
         outputs = self.model(**inputs)
@@ -61,6 +61,7 @@ class Referenced(Guards):
     """Comes before DPOTrainer and KTOTrainer: what they do with the reference model."""
 
     columns: tuple[str, ...]  # what the reference says of a row
+    ref_model: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -185,7 +185,7 @@ def reference_for(recipe: Recipe, model: Any) -> Any:
     if free or recipe.stage in ("pt", "sft", "rm"):
         return None
     if recipe.ref_model:
-        changes = {
+        changes: dict[str, Any] = {
             "adapter": split(recipe.ref_model_adapters),
             "quantization_bit": recipe.ref_model_quantization_bit,
         }
