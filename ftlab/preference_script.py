@@ -5,7 +5,7 @@ Taught in notebooks/13_dpo.ipynb.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftlab import script
 from ftlab.data.formats import Format
@@ -100,12 +100,12 @@ def preference_script(recipe: Recipe) -> str:
     _refuse(recipe)
     kind, scores = _KINDS[recipe.stage], recipe.stage == "rm"
     files, form = script._files(recipe)
-    lora = recipe.finetuning_type == "lora"
+    adapter = script._peft(recipe)
     names = {"config": f"{kind}Config", "trainer": f"{kind}Trainer"}
     head = _HEAD.format(
         title=recipe.run_name or f"{recipe.finetuning_type} {recipe.stage}",
         trl=version("trl"),
-        imports="from peft import LoraConfig\n" if lora else "",
+        imports=f"from peft import {adapter.name}\n" if adapter else "",
         auto="AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM",
         labels=", num_labels=1" if scores else "",
         model=model_folder(recipe.model_name_or_path),
@@ -123,12 +123,11 @@ def preference_script(recipe: Recipe) -> str:
         select=first if recipe.max_samples else "", split=held_out if recipe.val_size else ""
     )
     frozen = recipe.finetuning_type == "freeze"
-    peft = script._peft(recipe.replace(stage="sft", **_score_target(recipe)))
     tail = _TAIL.format(
         freeze=script._FREEZE.format(names=_trained(recipe)) if frozen else "",
         train='split["train"]' if recipe.val_size else "rows",
         eval='split["test"]' if recipe.val_size else "None",
-        peft=(peft.replace("CAUSAL_LM", "SEQ_CLS") if scores else peft) if lora else "None",
+        peft=adapter or "None",
         arguments=_arguments(recipe),
         output=recipe.output_dir or "out",
         **names,
@@ -150,12 +149,6 @@ def _refuse(recipe: Recipe) -> None:
             raise RecipeError(f"{key}: a plain TRL script cannot do that. Leave it at {plain!r}.")
     if recipe.stage == "kto" and recipe.per_device_train_batch_size == 1:
         raise RecipeError("per_device_train_batch_size: TRL's KTOTrainer needs 2 or more.")
-
-
-def _score_target(recipe: Recipe) -> dict[str, Any]:
-    if recipe.stage != "rm":
-        return {}
-    return {"additional_target": ",".join([*filter(None, [recipe.additional_target]), "score"])}
 
 
 def _trained(recipe: Recipe) -> list[str]:
