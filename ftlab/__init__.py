@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ftlab.models import load as load
     from ftlab.panels import panel as panel
     from ftlab.recipe import Recipe as Recipe
+    from ftlab.rewards import preference_accuracy as preference_accuracy
     from ftlab.run import Run as Run
     from ftlab.serve import serve as serve
     from ftlab.train import resume as resume
@@ -81,6 +82,7 @@ _HOME = {
     "merge": "merge",
     "mix": "data.mix",
     "panel": "panels",
+    "preference_accuracy": "rewards",
     "read": "data",
     "resume": "train",
     "serve": "serve",

@@ -132,8 +132,6 @@ def load(
         untie(model.get_base_model())
         model = model.merge_and_unload(safe_merge=True)
     for last in adapters[-1:]:
-        if adapter_config(Path(last)).get("task_type") == "SEQ_CLS" and not gives_scores(config):
-            model = with_score(model)  # the adapter of a reward model brings the head's weights
         model = load_adapter(model, last)
     return model.eval(), tokenizer
 
@@ -218,7 +216,8 @@ def load_adapter(model: Any, folder: str | os.PathLike[str], name: str = "defaul
     from ftlab import bottleneck  # noqa: F401 (PEFT learns our own method)
 
     folder = Path(folder)
-    adapter_config(folder)
+    if adapter_config(folder).get("task_type") == "SEQ_CLS" and not gives_scores(model.config):
+        model = with_score(model)  # a reward model's adapter brings the weights of the head
     try:
         _prepare(model, folder)
         with warnings.catch_warnings():

@@ -46,6 +46,8 @@ def test_the_head_of_a_reward_model_is_trained_and_saved(pairs, tiny, tmp_path):
     assert torch.equal(head, wrapper.modules_to_save["default"].weight)
     record = json.loads((run.folder / "base.json").read_text())
     assert record["sha256"] == ftlab.adapters.weights_hash(tiny[0], tiny[0].dtype)
+    with pytest.raises(ftlab.ModelError, match="has a head. Load it along"):
+        ftlab.merge(run.folder, tmp_path / "merged")
 
 
 def test_the_folder_holds_one_adapter_and_the_next_run_starts_from_it(pairs, tiny, tmp_path):
