@@ -61,7 +61,8 @@ class Scorer:
 class RuleJudge(Scorer):
     """A function (answer, row) -> score, or (answer) -> score."""
 
-    def __init__(self, rule: Rule, name: str | None = None) -> None:
+    def __init__(self, rule: Rule, name: str | None = None, margin: float = 0.0) -> None:
+        self.margin = margin
         self.rule, self.name = rule, str(name or getattr(rule, "__name__", "rule"))
         self.alone = len(inspect.signature(rule).parameters) == 1
 
@@ -75,8 +76,10 @@ class RuleJudge(Scorer):
 class RewardJudge(Scorer):
     """A reward model: it reads the conversation with the answer, as ``ftlab.encode`` writes it."""
 
-    def __init__(self, model: Any, tokenizer: Any, name: str = "reward model") -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+    def __init__(
+        self, model: Any, tokenizer: Any, name: str = "reward model", margin: float = 0.0
+    ) -> None:
+        self.model, self.tokenizer, self.name, self.margin = model, tokenizer, name, margin
 
     def scores(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
         """The reward of each answer."""
@@ -141,8 +144,9 @@ def judge(
 
     A reward model (with its tokenizer, or its folder) scores answers; any other model compares
     two. ``"http://..."`` is an OpenAI-compatible server that has ``model``; only naming one
-    reaches the network. ``options``: ``criterion="more polite"``, ``swap=False``, ``template`` of
-    a judge that is asked. Raises RecipeError, ModelError.
+    reaches the network. ``options``: ``margin`` (scores no further apart are a tie) of a judge that
+    scores; ``criterion="more polite"``, ``swap=False``, ``template`` of one that is asked. Raises
+    RecipeError, ModelError.
 
     >>> judge("polite").scores([{}], ["With pleasure. He lives here. You are welcome."])
     [1.0]
@@ -150,7 +154,7 @@ def judge(
     if isinstance(what, Scorer | ModelJudge):
         return what
     if isinstance(what, str) and what in RULES:
-        return RuleJudge(RULES[what], what)
+        return RuleJudge(RULES[what], what, **options)
     if isinstance(what, str) and what.startswith(("http://", "https://")):
         if not model:
             raise RecipeError(f"judge({what!r}): which model there? Pass model='...'.")
@@ -158,7 +162,7 @@ def judge(
     if isinstance(what, torch.nn.Module):
         return _from_model(what, tokenizer, type(what).__name__, options)
     if callable(what):
-        return RuleJudge(what)
+        return RuleJudge(what, **options)
     found, tokenizer = _load(str(what))
     return _from_model(found, tokenizer, Path(str(what)).name, options)
 
@@ -167,7 +171,7 @@ def _from_model(model: Any, tokenizer: Any, name: str, options: dict[str, Any]) 
     if tokenizer is None:
         raise RecipeError("judge(model): pass its tokenizer too.")
     if gives_scores(model.config):
-        return RewardJudge(model, tokenizer, name)
+        return RewardJudge(model, tokenizer, name, **options)
 
     def ask(prompts: Sequence[list[Row]]) -> list[str]:
         return generate(model, tokenizer, prompts, max_new_tokens=16, enable_thinking=False)

@@ -160,6 +160,7 @@ class PPOTrainer(Sampling, Guards, Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One round; the gradient of its last update is left for Trainer to apply."""
         recipe = self.run.recipe
+        model.train()
         self.kl_coef.horizon = min(10_000, max(self.state.max_steps * len(inputs) // 4, 1))
         rollouts, optimizer = self.collect(inputs), self.optimizer
         assert optimizer is not None

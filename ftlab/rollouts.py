@@ -55,6 +55,11 @@ def rewards(recipe: Recipe, given: Any = None) -> list[Scorer]:
             "(per_device_train_batch_size x gradient_accumulation_steps), which has to be a "
             "multiple of it."
         )
+    if (recipe.stage, recipe.finetuning_type) == ("rloo", "adalora"):
+        raise RecipeError(
+            "finetuning_type=adalora: TRL's RLOO gives the model a second adapter for a moment, "
+            "and AdaLoRA takes but one. Use lora, or stage grpo."
+        )
     return [one for one in found if isinstance(one, Scorer)]
 
 

@@ -215,7 +215,7 @@ def _preference(recipe: Recipe) -> None:
 # Which stage reads a key, and with which pref_loss.
 STAGE_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "pref_loss": (("dpo",), ()),
-    "pref_beta": (("dpo", "kto", *ONLINE), ()),
+    "pref_beta": (("dpo", "kto"), ()),
     "pref_ftx": (("dpo", "kto"), ()),
     "dpo_label_smoothing": (("dpo",), ()),
     "simpo_gamma": (("dpo",), ("simpo",)),
@@ -227,6 +227,8 @@ STAGE_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ref_model_adapters": (("dpo", "kto", *ONLINE), ()),
     "ref_model_quantization_bit": (("dpo", "kto", *ONLINE), ()),
     "lora_dropout": (("pt", "sft", "rm"), ()),
+    # An answer drawn from a part of the distribution is not the policy's own.
+    **dict.fromkeys(("top_k", "top_p", "repetition_penalty"), (("pt", "sft", *PREFERENCE), ())),
 }
 
 

@@ -133,6 +133,11 @@ def test_a_chat_model_compares_and_a_model_without_tokenizer_is_refused(tiny):
         judge(tiny[0])
 
 
+def test_scores_within_the_margin_are_a_tie():
+    found = judge(longer, margin=1).compare([row()] * 3, ["aaa", "aa", "a"], ["a", "a", "aaa"])
+    assert [verdict.value for verdict in found] == [1.0, 0.5, 0.0]
+
+
 # -- a judge that is asked
 
 
