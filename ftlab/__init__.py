@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ftlab.adapter_set import AdapterSet as AdapterSet
     from ftlab.adapters import trainable_parameters as trainable_parameters
     from ftlab.chat import encode as encode
+    from ftlab.contests import agreement as agreement
+    from ftlab.contests import preference_pairs as preference_pairs
+    from ftlab.contests import win_rate as win_rate
     from ftlab.data import Data as Data
     from ftlab.data import data_dir as data_dir
     from ftlab.data import read as read
@@ -44,10 +47,12 @@ if TYPE_CHECKING:
     from ftlab.export import export as export
     from ftlab.generate import generate as generate
     from ftlab.generate import stream as stream
+    from ftlab.judges import judge as judge
     from ftlab.merge import merge as merge
     from ftlab.models import load as load
     from ftlab.panels import panel as panel
     from ftlab.recipe import Recipe as Recipe
+    from ftlab.rewards import preference_accuracy as preference_accuracy
     from ftlab.run import Run as Run
     from ftlab.serve import serve as serve
     from ftlab.train import resume as resume
@@ -67,6 +72,7 @@ _HOME = {
     "Data": "data",
     "Recipe": "recipe",
     "Run": "run",
+    "agreement": "contests",
     "check": "exercises",
     "compare": "evaluate",
     "data_dir": "data",
@@ -77,10 +83,13 @@ _HOME = {
     "export": "export",
     "generate": "generate",
     "hint": "exercises",
+    "judge": "judges",
     "load": "models",
     "merge": "merge",
     "mix": "data.mix",
     "panel": "panels",
+    "preference_accuracy": "rewards",
+    "preference_pairs": "contests",
     "read": "data",
     "resume": "train",
     "serve": "serve",
@@ -89,6 +98,7 @@ _HOME = {
     "stream": "generate",
     "train": "train",
     "trainable_parameters": "adapters",
+    "win_rate": "contests",
 }
 
 __all__ = [

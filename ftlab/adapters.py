@@ -29,6 +29,7 @@ from ftlab.base import weights_hash as weights_hash
 from ftlab.errors import RecipeError
 from ftlab.methods import check, configuration, linear_layers, parts
 from ftlab.methods import split as split
+from ftlab.models import adapter_config, gives_scores, with_score
 from ftlab.quantize import describe
 from ftlab.recipe import Recipe
 from ftlab.rules import PROMPTS
@@ -41,9 +42,11 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
     """Return a model whose trainable parameters are those of ``recipe.finetuning_type``.
 
     The given model stays as it is: an adapter shares its frozen weights, full and freeze get a
-    copy, or with ``copied=False`` train the model itself and save that memory. A given model that has an adapter trains on with it, or with ``create_new_adapter`` it is
-    merged first. Raises RecipeError where the recipe does not fit the model.
+    copy, or with ``copied=False`` train the model itself and save that memory. A given model that
+    has an adapter trains on with it, or with ``create_new_adapter`` it is merged first. Raises RecipeError where the recipe does not fit the model.
     """
+    if recipe.stage == "rm":
+        model = _scored(model, recipe)
     if recipe.finetuning_type in ("full", "freeze"):
         return _unfrozen(model, recipe, copied)
     if isinstance(model, PeftModel):
@@ -197,7 +200,10 @@ def is_adapter(model: Any) -> bool:
 def merged_first(recipe: Recipe) -> list[str]:
     """The adapters that are merged into the base before training begins."""
     folders = split(recipe.adapter_name_or_path)
-    return folders if recipe.create_new_adapter else folders[:-1]
+    all_of_them = recipe.create_new_adapter
+    if folders and recipe.stage == "rm":
+        all_of_them |= adapter_config(Path(folders[-1])).get("task_type") != "SEQ_CLS"
+    return folders if all_of_them else folders[:-1]
 
 
 @contextmanager
@@ -222,6 +228,19 @@ def _state(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
+def _scored(model: Any, recipe: Recipe) -> Any:
+    """A reward model on the given model's weights; an adapter of a language model is merged."""
+    if gives_scores(model.config):
+        return model
+    if isinstance(model, PeftModel) and recipe.finetuning_type not in ("full", "freeze"):
+        model = copy.deepcopy(model).merge_and_unload(safe_merge=True)
+    scored = with_score(model)
+    if recipe.finetuning_type not in ("full", "freeze"):
+        # An adapter's record names the weights of the language model, which has no score.
+        scored.ftlab_base = base_record(model, "")
+    return scored
+
+
 def _unfrozen(model: Any, recipe: Recipe, copied: bool) -> Any:
     if isinstance(model, PeftModel):
         raise RecipeError(
@@ -231,7 +250,8 @@ def _unfrozen(model: Any, recipe: Recipe, copied: bool) -> Any:
     model = copy.deepcopy(model) if copied else model
     chosen = None if recipe.finetuning_type == "full" else unfrozen_names(model, recipe)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(chosen is None or name in chosen)
+        head = recipe.stage == "rm" and name.startswith("score.")
+        parameter.requires_grad_(chosen is None or name in chosen or head)
     return model
 
 

@@ -18,12 +18,12 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from torch.nn.utils.rnn import pad_sequence
 
-from ftlab import chat, templates
+from ftlab import chat, rules, templates
 from ftlab.data import Data, read
 from ftlab.errors import DataError, RecipeError
 from ftlab.fit import shortened, too_long
 from ftlab.recipe import KNOBS, Recipe
-from ftlab.tokens import IGNORED, Encoded
+from ftlab.tokens import IGNORED, Encoded, EncodedPair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,8 @@ Row = dict[str, Any]
 
 # kind of rows -> the stages that can use them
 STAGES = {
-    "messages": ("sft",), "text": ("pt",), "preference": ("rm", "dpo"), "kto": ("kto",),
+    "messages": ("sft", *rules.ONLINE), "text": ("pt",),
+    "preference": (*rules.PAIRS, *rules.ONLINE), "kto": ("kto", *rules.ONLINE),
 }  # fmt: skip
 _WORDS = {"messages": "conversations", "text": "plain text", "preference": "preference pairs",
           "kto": "answers with a label (KTO)"}  # fmt: skip
@@ -47,6 +48,7 @@ class Report:
     deleted: list[str] = field(default_factory=list)
     shortened: list[str] = field(default_factory=list)
     split: list[str] = field(default_factory=list)
+    of: list[int] = field(default_factory=list, repr=False)  # the row of each example
     notes: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -132,7 +134,7 @@ def prepared_tokenizer(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> An
 
 def check_parity(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: Recipe) -> None:
     """``chat.parity`` of the first rows: DataError where training would differ from serving."""
-    for row in rows[:3]:
+    for row in rows[:3] if recipe.stage not in rules.ONLINE else []:  # those read no answer
         if "text" not in row:
             row = chat.with_system(row, recipe.system_prompt)
             thinking, last_only = recipe.enable_thinking, recipe.mask_history
@@ -168,6 +170,7 @@ def encode_all(
                 report.split if len(parts) > 1 else report.shortened if parts else report.deleted
             ).append(name)
         kept += parts
+        report.of += [number - 1] * len(parts)
         report.notes.update({note for part in parts for note in _notes(part)})
     if not kept:
         raise DataError(
@@ -228,9 +231,16 @@ class _Fixed:
 @lru_cache(maxsize=8)
 def _dataset(fixed: _Fixed, recipe: _Options) -> tuple[Dataset, Report]:
     tokenizer = fixed.tokenizer
+    if recipe.stage in rules.ONLINE:
+        return questions(tokenizer, fixed.rows, recipe)
     if recipe.stage == "pt" and recipe.packing is not False and not recipe.neat_packing:
         return _stream(tokenizer, fixed.rows, recipe.cutoff_len)
     examples, report = encode_all(tokenizer, fixed.rows, recipe)
+    if recipe.stage in rules.PAIRS:
+        return Dataset.from_dict(_pairs(examples)), report
+    if recipe.stage == "kto":
+        labels = [bool(fixed.rows[i]["label"]) for i in report.of]
+        return Dataset.from_dict({**_labelled(examples), "label": labels}), report
     columns = {key: [getattr(e, key) for e in examples] for key in ("input_ids", "labels")}
     if not packs(recipe):
         return Dataset.from_dict(columns), report
@@ -239,6 +249,36 @@ def _dataset(fixed: _Fixed, recipe: _Options) -> tuple[Dataset, Report]:
     disable_progress_bars()
     # Best fit decreasing (Ding et al. 2024): the fullest window that still has room takes a sample.
     return pack_dataset(Dataset.from_dict(columns), recipe.cutoff_len, "bfd"), report
+
+
+def _pairs(examples: Sequence[EncodedPair]) -> dict[str, list[Any]]:
+    """``chosen_ids``, ``chosen_labels``, ``rejected_ids`` and ``rejected_labels``."""
+    return {
+        f"{side}_{name}": [getattr(getattr(example, side), key) for example in examples]
+        for side in ("chosen", "rejected")
+        for name, key in (("ids", "input_ids"), ("labels", "labels"))
+    }
+
+
+def _labelled(examples: Sequence[Encoded]) -> dict[str, list[Any]]:
+    """``ids``, ``labels``, and ``KL_ids``, ``KL_labels``: the question with another one's answer.
+
+    KTO estimates from these how far the model strays (Ethayarajh et al. 2024, section 4.1). The
+    other question is the last before it that is not the same.
+    """
+    starts = [next(i for i, x in enumerate(e.labels) if x != IGNORED) for e in examples]
+    asked = [e.input_ids[:start] for e, start in zip(examples, starts, strict=True)]
+    ids: list[list[int]] = []
+    labels: list[list[int]] = []
+    for i, start in enumerate(starts):
+        others = (j % len(examples) for j in range(i - 1, i - len(examples), -1))
+        j = next((j for j in others if asked[j] != asked[i]), i)
+        ids.append(asked[i] + examples[j].input_ids[starts[j] :])
+        labels.append([IGNORED] * start + examples[j].labels[starts[j] :])
+    return {
+        "ids": [e.input_ids for e in examples], "labels": [e.labels for e in examples],
+        "KL_ids": ids, "KL_labels": labels,
+    }  # fmt: skip
 
 
 def packs(recipe: Recipe | _Options) -> bool:
@@ -255,6 +295,33 @@ def _stream(
     windows = [ids[start : start + window] for start in range(0, len(ids), window)]
     report = Report(len(rows), len(windows), notes=Counter(n for e in examples for n in e.notes))
     return Dataset.from_dict({"input_ids": windows, "labels": windows}), report
+
+
+def questions(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: Recipe | _Options
+) -> tuple[Dataset, Report]:
+    """What the model is asked in each row: ``prompt``, the ids up to the last answer, and ``row``,
+    the row itself as JSON, for the reward. A question longer than ``cutoff_len`` is an error, or
+    left out with ``truncation_strategy: delete``.
+    """
+    report, columns = Report(len(rows)), {"prompt": [], "row": []}  # type: ignore[var-annotated]
+    for row in rows:
+        row = chat.with_system(row, recipe.system_prompt)
+        ids = chat.prompt_ids(
+            tokenizer, chat.asked(row), tools=row.get("tools"),
+            enable_thinking=recipe.enable_thinking,
+        )  # fmt: skip
+        if len(ids) > recipe.cutoff_len:
+            if recipe.truncation_strategy != "delete":
+                raise too_long(row, len(ids), recipe.cutoff_len, "the question")
+            report.deleted.append(row.get("source", "a row"))
+            continue
+        columns["prompt"].append(ids)
+        columns["row"].append(json.dumps(row, default=str))
+    if not columns["prompt"]:
+        raise DataError(f"0 usable rows of {len(rows)}: all questions are longer than cutoff_len.")
+    report.examples = len(columns["prompt"])
+    return Dataset.from_dict(columns), report
 
 
 class PackedCollator:
@@ -286,6 +353,36 @@ class PackedCollator:
         }
         tokens = sum(map(len, lists["input_ids"]))
         return {**batch, "tokens": torch.tensor([tokens])}
+
+
+Sides = dict[str, tuple[str, ...]]
+PAIR_SIDES: Sides = {"": ("chosen_", "rejected_")}
+LABEL_SIDES: Sides = {"": ("",), "KL_": ("KL_",)}
+
+
+class AnswerCollator:
+    """Rows of stage dpo or kto -> tensors [rows, longest], named as TRL's trainers read them.
+
+    ``completion_mask`` is 1 where a token is trained, so not on a tool's result. With
+    ``PAIR_SIDES`` the first half of the rows are the chosen answers, the second the rejected.
+    """
+
+    def __init__(self, pad_id: int, sides: Sides) -> None:
+        self.pad_id, self.sides = pad_id, sides
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        # one number a row: KTO's label, the reference's log-probabilities
+        single = [key for key, value in rows[0].items() if isinstance(value, bool | float)]
+        batch = {key: torch.tensor([row[key] for row in rows]) for key in single}
+        for name, sides in self.sides.items():
+            ids = [torch.tensor(row[f"{side}ids"]) for side in sides for row in rows]
+            labels = [torch.tensor(row[f"{side}labels"]) for side in sides for row in rows]
+            batch[f"{name}input_ids"] = pad_sequence(ids, True, self.pad_id)
+            whole = [torch.ones_like(one) for one in ids]
+            batch[f"{name}attention_mask"] = pad_sequence(whole, True, 0)
+            answers = (pad_sequence(labels, True, IGNORED) != IGNORED).long()
+            batch[f"{name}completion_mask"] = answers
+        return batch
 
 
 def content_hash(rows: Sequence[Row]) -> str:

@@ -338,6 +338,21 @@ def question(text: str, system: str | None = None) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, turn] if system else [turn]
 
 
+def asked(row: Row) -> list[Row]:
+    """The messages of a row up to its last answer: what the model is asked.
+
+    >>> asked({"messages": [{"role": "user", "content": "Hi"},
+    ...                     {"role": "assistant", "content": "Hello."}]})
+    [{'role': 'user', 'content': 'Hi'}]
+    """
+    turns = row.get("prompt") or row.get("messages") or []
+    last = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=None)
+    found = list(turns if last is None or "prompt" in row else turns[:last])
+    if not any(turn["role"] == "user" for turn in found):
+        raise DataError(f"{place(row)}no question in this row, so no answer to sample.")
+    return found
+
+
 def with_system(row: Row, system: str | None) -> Row:
     """The row with ``system`` as its first message, unless it has one of its own."""
     key = "messages" if "messages" in row else "prompt"

@@ -206,7 +206,7 @@ def compare(a: Scores, b: Scores) -> Difference:
     return Difference(a.metric, b.value - a.value, low, high, a.n, points)
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a proportion (Wilson 1927); holds at 0 % and 100 % as well.
 
     >>> low, high = wilson(9, 10)

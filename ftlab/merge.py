@@ -82,6 +82,8 @@ def merge(
     """
     adapter, out = Path(adapter_folder), Path(out_folder)
     config, record, notes = _read_adapter(adapter)
+    if config.get("task_type") == "SEQ_CLS":
+        raise ModelError(f"{adapter}: a reward model's adapter has a head. Load it along.")
     base = base or record.get("model") or config.get("base_model_name_or_path")
     if not base:
         raise ModelError(f"{adapter}: does not say which base it belongs to. Pass base=...")

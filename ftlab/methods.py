@@ -41,9 +41,11 @@ class Configuration(NamedTuple):
 def configuration(recipe: Recipe) -> Configuration:
     """The recipe's method as the configuration of PEFT that makes it."""
     name, build = _TABLE[recipe.finetuning_type]
-    values = {"task_type": "CAUSAL_LM", **build(recipe)}
-    if recipe.additional_target and recipe.finetuning_type not in PROMPTS:
-        values["modules_to_save"] = split(recipe.additional_target)
+    scores = recipe.stage == "rm"
+    values = {"task_type": "SEQ_CLS" if scores else "CAUSAL_LM", **build(recipe)}
+    whole = [*split(recipe.additional_target), *(["score"] if scores else [])]
+    if whole and recipe.finetuning_type not in PROMPTS:
+        values["modules_to_save"] = whole
     return Configuration(name, values)
 
 
@@ -131,7 +133,8 @@ def check(model: Any, recipe: Recipe) -> None:
     if method in ("lora", "adalora", "vera", "oft"):
         key = "oft_target" if method == "oft" else "lora_target"
         names = split(getattr(recipe, key))
-        layers, output = linear_layers(model), model.get_output_embeddings()
+        layers = linear_layers(model)
+        output = getattr(model, "score", None) or model.get_output_embeddings()
         _need(key, [name for name in names if name != "all"], list(layers))
         for name, layer in layers.items():
             whole = "all" in names and layer is not output

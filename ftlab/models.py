@@ -6,6 +6,7 @@ Taught in notebooks/00_start_here.ipynb and notebooks/06_pretraining_the_base.ip
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import warnings
@@ -16,7 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
@@ -110,7 +117,8 @@ def load(
     tokenizer = load_tokenizer(path)
     with quiet_loading():
         options = wanted.options(config, chosen, device)
-        loader = AutoModelForCausalLM.from_pretrained
+        kind = AutoModelForSequenceClassification if gives_scores(config) else AutoModelForCausalLM
+        loader = kind.from_pretrained
         model = _call(loader, path, config=config, dtype=chosen, **options)
         model = wanted.settle(model, device, str(cached_file(path, "config.json")))
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -131,6 +139,31 @@ def load(
 def _scale_rope(config: Any, kind: str, length: int | None) -> None:
     if note := rope.scale(config, kind, length):
         warnings.warn(note, stacklevel=3)
+
+
+def gives_scores(config: Any) -> bool:
+    """Whether a model with this configuration is a reward model: one number for a conversation."""
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
+def with_score(model: Any) -> Any:
+    """A reward model on the weights of a language model, which it shares: the transformer and a
+    fresh linear head, ``score``, that reads one number off the last token."""
+    config = copy.deepcopy(model.config)
+    config.num_labels, config.pad_token_id = 1, model.generation_config.pad_token_id
+    with quiet_loading(), torch.device("meta"):
+        scored = AutoModelForSequenceClassification.from_config(config)
+    config = scored.config
+    config.architectures = [type(scored).__name__]
+    for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "hf_quantizer",
+                 "quantization_method"):  # fmt: skip
+        if hasattr(model, name):
+            setattr(scored, name, getattr(model, name))
+    setattr(scored, model.base_model_prefix, getattr(model, model.base_model_prefix))
+    head = torch.nn.Linear(config.hidden_size, 1, bias=False)
+    torch.nn.init.normal_(head.weight, std=config.initializer_range)
+    scored.score = head.to(model.device, model.dtype)
+    return scored.eval()
 
 
 def load_for(recipe: Recipe, **changes: Any) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -183,7 +216,8 @@ def load_adapter(model: Any, folder: str | os.PathLike[str], name: str = "defaul
     from ftlab import bottleneck  # noqa: F401 (PEFT learns our own method)
 
     folder = Path(folder)
-    adapter_config(folder)
+    if adapter_config(folder).get("task_type") == "SEQ_CLS" and not gives_scores(model.config):
+        model = with_score(model)  # a reward model's adapter brings the weights of the head
     try:
         _prepare(model, folder)
         with warnings.catch_warnings():

@@ -30,7 +30,19 @@ from ftlab.svg import (
 )
 from ftlab.svg import PALETTE as PALETTE
 
-NAMES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
+NAMES = {
+    "learning_rate": "learning rate", "grad_norm": "gradient norm",
+    "rewards": "rewards (rejected dashed)", "rewards/margins": "reward margin",
+    "rewards/accuracies": "pairs ranked right", "kl": "KL to reference", "length": "answer length",
+}  # fmt: skip
+# Quantities of one chart; every other quantity has a chart of its own.
+TOGETHER = {"rewards": ("rewards/chosen", "rewards/rejected")}
+WATCHED = (
+    "loss", "rewards", "rewards/margins", "rewards/accuracies", "reward", "kl", "entropy",
+    "length", "grad_norm", "learning_rate",
+)  # fmt: skip
+ROW, MOST = 3, 6  # small charts in a row, and in all
+ROW_HEIGHT = 112
 
 
 class Line(NamedTuple):
@@ -41,6 +53,7 @@ class Line(NamedTuple):
     color: str
     label: str
     current: bool
+    dashed: bool = False
 
 
 def smoothed(values: Sequence[float], weight: float) -> list[float]:
@@ -105,14 +118,16 @@ def _lines(runs: Sequence[Any], names: Sequence[str], key: str) -> list[Line]:
     for i, (run, label) in enumerate(zip(runs, names, strict=True)):
         current = i == len(runs) - 1
         color = PALETTE[0] if current else PALETTE[1 + i % (len(PALETTE) - 1)]
-        lines.append(Line(_values(run, key), _values(run, f"eval_{key}"), color, label, current))
+        for part, one in enumerate(TOGETHER.get(key, (key,))):
+            values = _values(run, one), _values(run, f"eval_{one}")
+            lines.append(Line(*values, color, label, current, dashed=part > 0))
     return lines
 
 
 def curves(
     runs: Iterable[Any],
     *,
-    what: Sequence[str] = ("loss", "learning_rate", "grad_norm"),
+    what: Sequence[str] = WATCHED,
     smooth: float = 0.8,
     width: int = 640,
     height: int = 360,
@@ -121,17 +136,23 @@ def curves(
 
     The first quantity of `what` (a key of the run's history) is the large chart: raw values pale,
     smoothed values strong, evaluations as dots; the others are small charts below it, left out
-    where no run has them. Earlier runs are thin lines labeled by what changed. `width` and `height`
-    are pixels of the whole picture.
+    where no run has them; "rewards" are those of chosen and of rejected answers in one chart.
+    Earlier runs are thin lines labeled by what changed. `width` and `height` are pixels of the
+    picture with one row of small charts; a second row makes it higher.
     """
     runs = list(runs)
-    small = [key for key in what[1:] if any(key in r for run in runs for r in list(run.history))]
+    known = {key for run in runs for record in list(run.history) for key in record}
+    small = [key for key in what[1:] if known & set(TOGETHER.get(key, (key,)))][:MOST]
     split = round(height * 0.68) if small else height
+    rows = [small[i : i + ROW] for i in range(0, len(small), ROW)]
+    last, height = height, height + ROW_HEIGHT * max(0, len(rows) - 1)
     names = labels(runs)
     parts = [_chart(runs, names, what[0], Box(0, 0, width, split), smooth)]
-    for i, key in enumerate(small):
-        edge = width / len(small)
-        parts.append(_chart(runs, names, key, Box(i * edge, split, (i + 1) * edge, height)))
+    for row, keys in enumerate(rows):
+        edge, top = width / len(keys), split + row * ROW_HEIGHT
+        for i, key in enumerate(keys):
+            box = Box(i * edge, top, (i + 1) * edge, last + row * ROW_HEIGHT)
+            parts.append(_chart(runs, names, key, box))
     words = summary(runs, what[0])
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
@@ -182,7 +203,7 @@ def _chart(
                 out.append(path(points, x, y, line.color, 1, 0.35))
             # A short run is smoothed less: the average would lag behind a loss that falls fast.
             points = _smooth_line(line, smooth * x.high / (x.high + 30))
-        out.append(path(points, x, y, line.color, width, opacity))
+        out.append(path(points, x, y, line.color, width, opacity, line.dashed))
         out.append("" if small else _dots(line, x, y))
         ends.append(next((y.at(v) for _, v in reversed(points) if math.isfinite(v)), plot.top + 20))
     if not small:

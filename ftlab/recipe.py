@@ -56,6 +56,10 @@ METHODS = (
     "full", "freeze", "lora", "oft", "adalora", "vera", "ia3", "ln_tuning",
     "prompt_tuning", "prefix_tuning", "p_tuning", "bottleneck",
 )  # fmt: skip
+# LLaMA-Factory knows the first six; the others are our own.
+STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto", "grpo", "rloo")
+# LLaMA-Factory knows the first five; robust is our own.
+PREF_LOSSES = ("sigmoid", "hinge", "ipo", "orpo", "simpo", "robust")
 # What happens to rows longer than cutoff_len (the key is ms-swift's; LLaMA-Factory cuts silently).
 STRATEGIES = ("error", "delete", "left", "split")
 MIXES = ("concat", "interleave_under", "interleave_over")
@@ -78,7 +82,7 @@ class Recipe:
     template: str | None = knob(None, "chat format; empty: the tokenizer's own", "model")
     default_system: str | None = knob(None, "system prompt for rows without one", "model")
     enable_thinking: bool = knob(True, "learn the think block too; false: it is given", "model")
-    stage: str = knob("sft", "what kind of training", "model", choices=("pt", "sft"))
+    stage: str = knob("sft", "what kind of training", "model", choices=STAGES)
     do_train: bool = knob(True, "train the model", "model")
     finetuning_type: str = knob("lora", "which parameters train", "model", choices=METHODS)
     rope_scaling: str | None = knob(
@@ -221,6 +225,71 @@ class Recipe:
     freeze_trainable_layers: int = knob(2, "train the last n layers; -n: the first", "freeze")
     freeze_trainable_modules: str = knob("all", "modules inside them, comma-separated", "freeze")
     freeze_extra_modules: str | None = knob(None, "modules outside the layers", "freeze")
+    # preferences
+    pref_loss: str = knob("sigmoid", "how pairs are compared", "preference", choices=PREF_LOSSES)
+    pref_beta: float = knob(
+        0.1,
+        "pull to the reference: lower strays further",
+        "preference",
+        low=0,
+        high=10,
+        scale="log",
+        slider=(0.01, 1),
+    )
+    pref_ftx: float = knob(
+        0.0, "share of SFT loss on the chosen answer", "preference", low=0, slider=(0, 2)
+    )
+    dpo_label_smoothing: float = knob(
+        0.0, "share of pairs that may be swapped", "preference", low=0, high=0.49, slider=(0, 0.4)
+    )
+    simpo_gamma: float = knob(
+        0.5, "SimPO: margin that chosen has to win by", "preference", low=0, slider=(0, 3)
+    )
+    ld_alpha: float | None = knob(
+        None, "weight of tokens beyond the shorter answer", "preference", low=0, high=1
+    )
+    kto_chosen_weight: float = knob(
+        1.0, "KTO: weight of good answers", "preference", low=0, slider=(0, 4)
+    )
+    kto_rejected_weight: float = knob(
+        1.0, "KTO: weight of bad answers", "preference", low=0, slider=(0, 4)
+    )
+    ref_model: str | None = knob(None, "reference; empty: the model at the start", "preference")
+    ref_model_adapters: str | None = knob(None, "adapters of ref_model", "preference")
+    ref_model_quantization_bit: int | None = knob(
+        None, "bits of ref_model's weights", "preference", low=1, high=8
+    )
+    precompute_ref_log_probs: bool = knob(
+        False, "ask the reference once, before training", "preference"
+    )
+    # answers that the model samples itself
+    reward_model: str | None = knob(None, "reward model: a run folder of stage rm", "online")
+    reward_model_type: str = knob(
+        "lora", "what reward_model is: an adapter or a model", "online", choices=("lora", "full")
+    )
+    reward_model_adapters: str | None = knob(None, "adapters of reward_model", "online")
+    reward_model_quantization_bit: int | None = knob(
+        None, "bits of reward_model's weights", "online", low=1, high=8
+    )
+    reward_funcs: str | None = knob(None, "rewards by rule, comma-separated", "online")
+    ppo_epochs: int = knob(
+        4, "passes over each batch of sampled answers", "online", low=1, slider=(1, 8)
+    )
+    ppo_buffer_size: int = knob(1, "batches sampled before each update", "online", low=1)
+    ppo_target: float = knob(
+        6.0, "KL to the reference to aim at", "online", low=0, slider=(0.1, 20)
+    )
+    ppo_score_norm: bool = knob(False, "divide scores by their spread", "online")
+    ppo_whiten_rewards: bool = knob(False, "whiten rewards before advantages", "online")
+    kl_coef: float = knob(
+        0.1, "price of straying from the reference", "online", low=0, slider=(0, 1)
+    )
+    cliprange: float = knob(
+        0.2, "PPO, GRPO: largest change of a probability", "online", low=0, slider=(0.05, 0.5)
+    )
+    num_generations: int = knob(
+        8, "GRPO, RLOO: answers to each question", "online", low=2, slider=(2, 16)
+    )
     # batch
     per_device_train_batch_size: int = knob(
         8, "rows per step: more is smoother and slower", "batch", low=1, scale="log", slider=(1, 64)
@@ -435,7 +504,8 @@ KNOBS: dict[str, Knob] = _knobs()
 # Keys that LLaMA-Factory does not know: written only where they change something.
 EXTENSIONS = (
     "truncation_strategy", "init_lora_weights", "num_virtual_tokens", "bottleneck_size",
-    "export_format",
+    "export_format", "precompute_ref_log_probs", "reward_funcs", "kl_coef", "cliprange",
+    "num_generations",
 )  # fmt: skip
 
 # LLaMA-Factory's keys that are read and change nothing here, with the sentence that says so.
@@ -452,8 +522,7 @@ NO_EFFECT = {
 
 # Known keys of features that this version lacks; they pass only when they switch the feature off.
 LACKING = {
-    "preference training": "pref_beta pref_loss pref_ftx dpo_label_smoothing simpo_gamma "
-    "kto_chosen_weight kto_rejected_weight ref_model reward_model ppo_epochs ppo_target",
+    "BCO": "pref_bco_weight",
     "LLaMA Pro": "use_llama_pro",
     "other SFT losses": "use_dft_loss use_asft_loss use_eaft_loss asft_alpha eaft_alpha",
     "Unsloth": "use_unsloth use_unsloth_gc",

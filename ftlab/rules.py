@@ -13,6 +13,10 @@ from ftlab.errors import RecipeError
 if TYPE_CHECKING:
     from ftlab.recipe import Knob, Recipe
 
+PAIRS = ("rm", "dpo")
+PREFERENCE = (*PAIRS, "kto")
+ONLINE = ("ppo", "grpo", "rloo")
+REFERENCE_FREE = ("orpo", "simpo")  # of pref_loss
 PROMPTS = ("prompt_tuning", "prefix_tuning", "p_tuning")
 # Which methods read the keys of a group.
 READ_BY = {
@@ -36,7 +40,9 @@ def check(recipe: Recipe, knobs: dict[str, Knob]) -> list[str]:
     _methods(recipe)
     _quantization(recipe)
     _optimizers(recipe)
-    return [*_notices(recipe), *_resting(recipe, knobs)]
+    if recipe.stage in (*PREFERENCE, *ONLINE):
+        _preference(recipe)
+    return [*_notices(recipe), *_resting(recipe, knobs), *_resting_stage(recipe, knobs)]
 
 
 def _data(recipe: Recipe) -> None:
@@ -165,6 +171,80 @@ def _optimizers(recipe: Recipe) -> None:
             )
 
 
+def _preference(recipe: Recipe) -> None:
+    stage, method = recipe.stage, recipe.finetuning_type
+    if method in PROMPTS:
+        raise RecipeError(
+            f"finetuning_type={method}: stage {stage} compares the probabilities of tokens, and a "
+            "learned prompt moves them to other places. Use lora or another adapter."
+        )
+    for key in ("packing", "neat_packing", "train_on_prompt"):
+        if getattr(recipe, key):
+            raise RecipeError(f"{key}: stage {stage} learns from whole answers. Remove the key.")
+    if stage in ONLINE:
+        return
+    loss, free = recipe.pref_loss, stage == "dpo" and recipe.pref_loss in REFERENCE_FREE
+    reference = [
+        key for key in ("ref_model", "ref_model_adapters", "ref_model_quantization_bit",
+                        "precompute_ref_log_probs") if getattr(recipe, key)
+    ]  # fmt: skip
+    if reference and (free or stage == "rm"):
+        what = f"pref_loss={loss}" if free else "stage rm"
+        raise RecipeError(f"{reference[0]}: {what} works without a reference. Remove the key.")
+    if reference and reference[0].startswith("ref_model_") and not recipe.ref_model:
+        raise RecipeError(f"{reference[0]}: belongs to ref_model, which is empty. Name it too.")
+    if stage != "dpo":
+        return
+    smooth = recipe.dpo_label_smoothing
+    if smooth and loss not in ("sigmoid", "robust"):
+        raise RecipeError(f"dpo_label_smoothing={smooth:g}: for pref_loss sigmoid and robust only.")
+    if loss == "robust" and not smooth:
+        raise RecipeError(
+            "pref_loss=robust: needs dpo_label_smoothing, the share of swapped pairs."
+        )
+    if smooth and recipe.ld_alpha is not None:
+        raise RecipeError("dpo_label_smoothing and ld_alpha: not together. Set one.")
+    if recipe.ld_alpha is not None and loss != "sigmoid":
+        raise RecipeError("ld_alpha: for pref_loss sigmoid only. Remove one of the two.")
+    if loss == "orpo" and recipe.pref_ftx:
+        raise RecipeError("pref_ftx: pref_loss=orpo has the SFT loss in it. Set pref_ftx to 0.")
+    if recipe.pref_beta == 0:
+        raise RecipeError(f"pref_beta=0: nothing is learned with pref_loss={loss}. Choose 0.1.")
+
+
+# Which stage reads a key, and with which pref_loss.
+STAGE_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "pref_loss": (("dpo",), ()),
+    "pref_beta": (("dpo", "kto"), ()),
+    "pref_ftx": (("dpo", "kto"), ()),
+    "dpo_label_smoothing": (("dpo",), ()),
+    "simpo_gamma": (("dpo",), ("simpo",)),
+    "ld_alpha": (("dpo",), ()),
+    "kto_chosen_weight": (("kto",), ()),
+    "kto_rejected_weight": (("kto",), ()),
+    "precompute_ref_log_probs": (("dpo", "kto"), ()),
+    "ref_model": (("dpo", "kto", *ONLINE), ()),
+    "ref_model_adapters": (("dpo", "kto", *ONLINE), ()),
+    "ref_model_quantization_bit": (("dpo", "kto", *ONLINE), ()),
+    "lora_dropout": (("pt", "sft", "rm"), ()),
+    # An answer drawn from a part of the distribution is not the policy's own.
+    **dict.fromkeys(("top_k", "top_p", "repetition_penalty"), (("pt", "sft", *PREFERENCE), ())),
+}
+
+
+def _resting_stage(recipe: Recipe, knobs: dict[str, Knob]) -> Iterator[str]:
+    """A sentence for each key that was set and that the stage does not read."""
+    for name, item in knobs.items():
+        stages, losses = STAGE_READS.get(name, ((), ()))
+        stages = stages or (ONLINE if item.group == "online" else ())
+        if not stages or getattr(recipe, name) == item.default:
+            continue
+        if recipe.stage not in stages:
+            yield f"{name}: no effect in stage {recipe.stage}."
+        elif losses and recipe.pref_loss not in losses:
+            yield f"{name}: no effect with pref_loss {recipe.pref_loss}."
+
+
 def _notices(recipe: Recipe) -> Iterator[str]:
     if recipe.packing and recipe.stage == "sft" and not recipe.neat_packing:
         yield (
@@ -180,6 +260,11 @@ def _notices(recipe: Recipe) -> Iterator[str]:
         yield (
             "adalora: the training loss holds a penalty that keeps A and B orthogonal; the eval "
             "loss does not."
+        )
+    if recipe.stage == "dpo" and recipe.ld_alpha is not None:
+        yield (
+            "ld_alpha: weighs the tail of the reference's log-probabilities too, as in the paper "
+            "and in TRL; LLaMA-Factory weighs the policy's alone."
         )
     if recipe.use_badam:
         yield "use_badam: keeps its place in no checkpoint, so a stopped run starts anew."

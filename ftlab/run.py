@@ -16,7 +16,8 @@ import torch
 
 from ftlab import checkpoints
 from ftlab.adapters import finish_folder
-from ftlab.models import quiet_loading
+from ftlab.errors import ModelError
+from ftlab.models import gives_scores, quiet_loading
 from ftlab.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class Run:
         from ftlab.chat import question
         from ftlab.generate import generate
 
+        if gives_scores(self.model.config):
+            raise ModelError(
+                f"{self.name}: a reward model gives scores, no answers. See ftlab.rewards."
+            )
         system = self.recipe.system_prompt
         prompts = [question(text, system) for text in questions]
         options.setdefault("enable_thinking", self.recipe.enable_thinking)

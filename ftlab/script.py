@@ -107,6 +107,10 @@ def training_script(recipe: Recipe) -> str:
 
     if not recipe.dataset:
         raise RecipeError("dataset: the recipe names none, so a script could not load it.")
+    if recipe.stage not in ("pt", "sft"):
+        from ftlab.preference_script import preference_script
+
+        return preference_script(recipe)
     for key, plain in _BEYOND_A_SCRIPT.items():
         if getattr(recipe, key) != plain:
             raise RecipeError(f"{key}: a plain TRL script cannot do that. Leave it at {plain!r}.")

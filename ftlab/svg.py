@@ -91,6 +91,7 @@ def path(
     color: str,
     width: float,
     opacity: float,
+    dashed: bool = False,
 ) -> str:
     """A line that is interrupted where a value is not finite; a lone point becomes a dot."""
     stride = max(1, math.ceil(len(points) / MOST_POINTS))
@@ -107,8 +108,9 @@ def path(
             pen = "M"
     if len(steps) == 1:
         steps, width = [*steps, "h.1"], 3 * width
+    dashes = 'stroke-dasharray="4 3" ' if dashed else ""
     return (
-        f'<path d="{"".join(steps)}" fill="none" stroke="{color}" stroke-width="{width}" '
+        f'<path d="{"".join(steps)}" fill="none" stroke="{color}" stroke-width="{width}" {dashes}'
         f'stroke-opacity="{opacity}" stroke-linejoin="round" stroke-linecap="round"/>'
     )
 

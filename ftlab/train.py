@@ -6,7 +6,6 @@ Taught in notebooks/07_sft.ipynb.
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import sys
@@ -14,24 +13,31 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, disable_progress_bars
-from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
+from datasets import disable_progress_bars
+from transformers import PrinterCallback, Trainer, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ftlab import adapters, batches, checkpoints, optimizers
-from ftlab.adapters import adapt, trainable_parameters
+from ftlab import adapters, batches, checkpoints, optimizers, rules
+from ftlab.adapters import adapt, split, trainable_parameters
 from ftlab.base import base_record, check_base
 from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
-from ftlab.methods import split
-from ftlab.models import load_for, pick_dtype, quiet_loading
+from ftlab.guards import Alarm, Guards, NotFinite, Recorder, Setup
+from ftlab.models import load, load_for, pick_dtype, quiet_loading
 from ftlab.recipe import Recipe
 from ftlab.run import Meter, Observer, Run, summarize, write_folder
+
+# stage -> the module whose `build(setup)` makes its trainer
+BUILDERS = {
+    "rm": "preference", "dpo": "preference", "kto": "preference",
+    "ppo": "ppo", "grpo": "rollouts", "rloo": "rollouts",
+}  # fmt: skip
 
 
 def train(
@@ -41,6 +47,7 @@ def train(
     eval_data: Data | Sequence[dict[str, Any]] | None = None,
     model: Any = None,
     tokenizer: Any = None,
+    reward: Any = None,
     observers: Sequence[Observer] = (),
     stop: threading.Event | None = None,
     save: bool = True,
@@ -50,6 +57,8 @@ def train(
 
     ``data`` are rows of ``ftlab.read``; without them ``recipe.dataset`` is read. ``model`` and
     ``tokenizer`` (of ``ftlab.load``) save loading; the given model itself stays untrained.
+    ``reward`` is for the stages that sample answers, beside ``reward_funcs`` and ``reward_model``:
+    a function (answer, row) -> float or a judge that scores (``ftlab.judge``).
     ``stop`` ends training after the current step, as Ctrl-C does. ``save=False`` writes nothing.
     Raises RecipeError, DataError, ModelError or CheckpointError before anything is trained.
 
@@ -67,7 +76,10 @@ def train(
     own = model is None
     if own:
         model, tokenizer = _loaded(recipe)
-    run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out, own)
+    setup = _prepared(recipe, model, tokenizer, rows, held_out, own, reward)
+    setup.quiet = quiet
+    del model  # where the caller holds it not, a run without a reference frees it
+    run = setup.run
     run.notices += precision_notice(recipe)
     if save:
         checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(run.model))
@@ -80,17 +92,19 @@ def train(
     hashes = {"train": batches.content_hash(rows)}
     if held_out:
         hashes["eval"] = batches.content_hash(held_out)
-    run = _execute(run, encoded, encoded_eval, hashes, observers, stop)
+    run = _execute(setup, hashes, observers, stop)
     if run.status == "not finite" and not quiet:
         print(_not_finite_advice(run), file=sys.stderr)
     return run
 
 
-def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] = ()) -> Run:
+def resume(
+    run_folder: str | os.PathLike[str], *, reward: Any = None, observers: Sequence[Observer] = ()
+) -> Run:
     """Continue an unfinished run of this machine from its newest whole checkpoint.
 
     The recipe and the data are those of the folder; when the data have changed since, or no
-    checkpoint is whole, CheckpointError says so.
+    checkpoint is whole, CheckpointError says so. ``reward`` is that of ``train``, once more.
     """
     folder = Path(run_folder)
     state = folder / "run.json"
@@ -110,14 +124,14 @@ def resume(run_folder: str | os.PathLike[str], *, observers: Sequence[Observer] 
     if batches.content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
     model, tokenizer = _loaded(recipe)
-    run, encoded, encoded_eval = _prepared(recipe, model, tokenizer, rows, held_out, True)
+    setup = _prepared(recipe, model, tokenizer, rows, held_out, True, reward)
+    del model
+    run = setup.run
     run.name, run.folder, run.notices = saved["name"], folder, skipped + run.notices
     step = int(checkpoint.name.split("-")[-1])
     lines = (checkpoint / "history.jsonl").read_text(encoding="utf-8").splitlines()
     run.history = [record for record in map(json.loads, lines) if record["step"] <= step]
-    return _execute(
-        run, encoded, encoded_eval, saved["data"], [*observers, *_tracker(recipe)], None, checkpoint
-    )
+    return _execute(setup, saved["data"], [*observers, *_tracker(recipe)], None, checkpoint)
 
 
 def _loaded(recipe: Recipe) -> tuple[Any, Any]:
@@ -138,25 +152,46 @@ def naming_data(recipe: Recipe, data: Any) -> Recipe:
 
 
 def _prepared(
-    recipe: Recipe, model: Any, tokenizer: Any, rows: Data, held_out: Data, own: bool
-) -> tuple[Run, Dataset, Dataset | None]:
-    """The run with its freshly seeded model and its tokenizer, and both datasets encoded.
-
-    ``own``: nobody else holds the model, so full tuning needs no copy of it.
-    """
+    recipe: Recipe, model: Any, tokenizer: Any, rows: Data, held_out: Data, own: bool, reward: Any
+) -> Setup:
+    """The run with its freshly seeded model and its tokenizer, both datasets, the reference."""
+    judges = None
+    if recipe.stage in rules.ONLINE:
+        judges = import_module("ftlab.rollouts").rewards(recipe, reward)
+    elif reward is not None:
+        raise RecipeError(f"reward: stage {recipe.stage} samples no answers. Use ppo, grpo, rloo.")
     tokenizer = batches.prepared_tokenizer(tokenizer, recipe)
     batches.check_parity(tokenizer, rows, recipe)
     encoded, report = batches.dataset(tokenizer, rows, recipe)
     encoded_eval = batches.dataset(tokenizer, held_out, recipe)[0] if held_out else None
+    reference = reference_for(recipe, model)
     set_seed(recipe.seed)
     base = Path(recipe.model_name_or_path).name
     name = recipe.run_name or f"{base}-{recipe.finetuning_type}-{recipe.stage}"
     notices = [*recipe.notices, *optimizers.notice(recipe), *report.notices()]
-    return (
-        Run(recipe, adapt(model, recipe, copied=not own), tokenizer, name, notices=notices),
-        encoded,
-        encoded_eval,
-    )
+    trained = adapt(model, recipe, copied=not own or reference is model)
+    run = Run(recipe, trained, tokenizer, name, notices=notices)
+    return Setup(run, encoded, encoded_eval, reference, judges)
+
+
+def reference_for(recipe: Recipe, model: Any) -> Any:
+    """The model that training is held to: ``ref_model``, or the model as it was given.
+
+    ``adapt`` leaves the given model alone and an adapter shares its weights, so that for LoRA the
+    reference costs no memory: it is the same base without the new adapter (with an adapter that
+    was there before, for a run that trains on with it). None where no reference is needed.
+    """
+    free = recipe.stage == "dpo" and recipe.pref_loss in rules.REFERENCE_FREE
+    if free or recipe.stage in ("pt", "sft", "rm"):
+        return None
+    if recipe.ref_model:
+        changes: dict[str, Any] = {
+            "adapter": split(recipe.ref_model_adapters),
+            "quantization_bit": recipe.ref_model_quantization_bit,
+        }
+        return load(recipe.ref_model, **changes)[0]
+    copied = recipe.finetuning_type in ("full", "freeze")
+    return None if copied and recipe.precompute_ref_log_probs else model
 
 
 def _bytes_to_save(model: Any) -> int:
@@ -180,45 +215,52 @@ def _device() -> torch.device:
     return torch.device(pick_device().value)
 
 
+def common_arguments(recipe: Recipe, folder: Path | None = None) -> dict[str, Any]:
+    """What every stage's configuration has: transformers' TrainingArguments by name."""
+    device = _device()
+    here = pick_dtype(device.type).value
+    warmup = recipe.warmup_steps or recipe.warmup_ratio  # below 1 a share, else steps
+    return {
+        "output_dir": str(folder or Path(tempfile.gettempdir()) / "ftlab-unsaved"),
+        "learning_rate": recipe.learning_rate,
+        "num_train_epochs": recipe.num_train_epochs,
+        "max_steps": recipe.max_steps,
+        "per_device_train_batch_size": recipe.per_device_train_batch_size,
+        "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "lr_scheduler_type": recipe.lr_scheduler_type,
+        "warmup_steps": warmup,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        **optimizers.arguments(recipe),
+        "adam_beta1": recipe.adam_beta1,
+        "adam_beta2": recipe.adam_beta2,
+        "adam_epsilon": recipe.adam_epsilon,
+        "neftune_noise_alpha": recipe.neftune_noise_alpha,
+        "seed": recipe.seed,
+        "bf16": recipe.bf16 and here == "bfloat16",
+        "fp16": recipe.fp16 and here == "float16",
+        "eval_strategy": recipe.eval_strategy,
+        "eval_steps": recipe.eval_steps,
+        "logging_steps": recipe.logging_steps,
+        "logging_nan_inf_filter": False,  # the default hides a NaN loss and trains on
+        "save_strategy": recipe.save_strategy if folder else "no",
+        "save_steps": recipe.save_steps,
+        "dataloader_num_workers": recipe.dataloader_num_workers,
+        "dataloader_pin_memory": device.type == "cuda",
+        "use_cpu": device.type == "cpu",
+        "report_to": [] if recipe.report_to == "none" else recipe.report_to.split(","),
+        "disable_tqdm": True,
+    }
+
+
 def training_arguments(
     recipe: Recipe, folder: Path | None = None, vocabulary: int = 0
 ) -> SFTConfig:
     """The recipe as TRL's SFTConfig, for a model with that many tokens in its vocabulary."""
-    device = _device()
-    here = pick_dtype(device.type).value
-    warmup = recipe.warmup_steps or recipe.warmup_ratio  # below 1 a share, else steps
     return SFTConfig(
-        output_dir=str(folder or Path(tempfile.gettempdir()) / "ftlab-unsaved"),
-        learning_rate=recipe.learning_rate,
-        num_train_epochs=recipe.num_train_epochs,
-        max_steps=recipe.max_steps,
-        per_device_train_batch_size=recipe.per_device_train_batch_size,
-        per_device_eval_batch_size=recipe.per_device_eval_batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        lr_scheduler_type=recipe.lr_scheduler_type,
-        warmup_steps=warmup,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        **optimizers.arguments(recipe),
-        adam_beta1=recipe.adam_beta1,
-        adam_beta2=recipe.adam_beta2,
-        adam_epsilon=recipe.adam_epsilon,
-        neftune_noise_alpha=recipe.neftune_noise_alpha,
-        seed=recipe.seed,
-        bf16=recipe.bf16 and here == "bfloat16",
-        fp16=recipe.fp16 and here == "float16",
-        eval_strategy=recipe.eval_strategy,
-        eval_steps=recipe.eval_steps,
-        logging_steps=recipe.logging_steps,
-        logging_nan_inf_filter=False,  # the default hides a NaN loss and trains on
-        save_strategy=recipe.save_strategy if folder else "no",
-        save_steps=recipe.save_steps,
-        dataloader_num_workers=recipe.dataloader_num_workers,
-        dataloader_pin_memory=device.type == "cuda",
-        use_cpu=device.type == "cpu",
-        report_to=[] if recipe.report_to == "none" else recipe.report_to.split(","),
-        disable_tqdm=True,
+        **common_arguments(recipe, folder),
         # TRL's default computes the loss in chunks, which saves memory with a vocabulary of 150,000
         # tokens and costs time with one of 2,000.
         loss_type="chunked_nll" if vocabulary > 32_000 else "nll",
@@ -227,19 +269,8 @@ def training_arguments(
     )
 
 
-class NotFinite(Exception):
-    """The loss or gradient of this step is not finite; raised before the weights change."""
-
-
-class CourseTrainer(SFTTrainer):
-    """TRL's trainer less its per-step entropy and accuracy, with guards and whole checkpoints."""
-
-    def __init__(self, *args: Any, run: Run, meter: Meter, **kwargs: Any) -> None:
-        exact = [(p, p.data) for p in run.model.parameters() if p.requires_grad]
-        super().__init__(*args, **kwargs)
-        for parameter, values in exact:  # TRL rounds those on a quantized base to bfloat16
-            parameter.data = values.to(parameter.device)
-        self.run, self.meter = run, meter
+class CourseTrainer(Guards, SFTTrainer):
+    """TRL's trainer for pt and sft, less its per-step entropy and accuracy."""
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The plain loss of transformers' Trainer: TRL's entropy costs a tiny model 30 % a step."""
@@ -247,112 +278,22 @@ class CourseTrainer(SFTTrainer):
         inputs.pop("tokens", None)
         return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
 
-    def training_step(
-        self, model: Any, inputs: Any, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """One forward and backward pass; raises NotFinite on a loss that is not finite."""
-        self.meter.tokens += int(inputs.get("attention_mask", inputs.get("tokens")).sum())
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if not math.isfinite(loss.item()):
-            raise NotFinite("loss")
-        return loss
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
-        # With fp16 loss scaling an infinite gradient is normal: the scaler skips that step.
-        if self.accelerator.scaler is None and not math.isfinite(float(norm)):
-            raise NotFinite("gradient")
-        return norm
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The recipe's optimizer, where it is one that transformers does not know."""
-        if self.optimizer is None:  # type: ignore[has-type]
-            self.optimizer = optimizers.build(self.model, self.run.recipe, self.args)
-        if self.run.recipe.use_badam and self.run.recipe.badam_mode == "ratio":
-            optimizers.clip_sparse(self.accelerator)
-        return super().create_optimizer(model)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The loss of the answers alone, without what AdaLoRA adds to it in training."""
-        with adapters.without_penalty(self.model):
-            return super().evaluate(*args, **kwargs)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not adapters.restore(self.model, Path(resume_from_checkpoint)):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        assert self.run.folder is not None
-        name = f"checkpoint-{self.state.global_step}"
-        with checkpoints.written_whole(self.run.folder / name) as temporary:
-            self._partial = temporary  # transformers makes a folder checkpoint-N in it
-            Trainer._save_checkpoint(self, model, trial)
-            for path in (temporary / name).iterdir():
-                path.replace(temporary / path.name)
-            (temporary / name).rmdir()
-            checkpoints.copy_base_record(self.run.folder, temporary)
-            adapters.finish_folder(self.model, temporary, checkpoint=True)
-            lines = "\n".join(json.dumps(record) for record in self.run.history)
-            checkpoints.write_text(temporary / "history.jsonl", lines + "\n")
-        checkpoints.rotate(self.run.folder, self.run.recipe.save_total_limit)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(getattr(self, "_partial", self.args.output_dir))
-
-
-class Recorder(TrainerCallback):
-    """Fills ``run.history``, tells the observers, and ends training when asked to."""
-
-    def __init__(
-        self, run: Run, meter: Meter, observers: Sequence[Observer], stop: threading.Event
-    ):
-        self.run, self.meter, self.observers, self.stop = run, meter, observers, stop
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.run.total_steps = state.max_steps
-        self.meter.start()
-        for observer in self.observers:
-            observer.on_start(self.run)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stop.is_set():
-            control.should_training_stop = True
-            control.should_log = True
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        kept = {k: v for k, v in (logs or {}).items() if k in _RECORDED}
-        if not kept:
-            return
-        step, history = state.global_step, self.run.history
-        if history and history[-1]["step"] == step:
-            history[-1].update(kept)  # the eval loss joins the record of its step
-        else:
-            self.meter.sample_memory()
-            measured = {"seconds": self.meter.seconds(), "tokens": self.meter.tokens}
-            history.append({"step": step, "epoch": state.epoch, **kept, **measured})
-        for observer in self.observers:
-            observer.on_log(self.run, history[-1])
-
-
-_RECORDED = ("loss", "learning_rate", "grad_norm", "eval_loss")
-
 
 def _execute(
-    run: Run,
-    encoded: Dataset,
-    encoded_eval: Dataset | None,
+    setup: Setup,
     hashes: dict[str, str],
     observers: Sequence[Observer],
     stop: threading.Event | None,
     checkpoint: Path | None = None,
 ) -> Run:
     """Train, and whatever happens leave a truthful status and a folder without halves."""
-    stop = stop or threading.Event()
-    meter = Meter(_device())
+    run, stop = setup.run, stop or threading.Event()
+    meter = setup.meter = Meter(_device())
+    setup.callbacks += [Recorder(run, meter, observers, stop), Alarm(run, setup.quiet)]
     try:
         if run.folder:
             _prepare_folder(run, hashes)
-        trainer = _trainer(run, meter, encoded, encoded_eval, observers, stop)
+        trainer = _trainer(setup)
         run.status = _fit(trainer, stop, checkpoint)
         run.summary = summarize(run, meter, *trainable_parameters(run.model))
         run.model.eval()
@@ -366,33 +307,33 @@ def _execute(
     return run
 
 
-def _trainer(
-    run: Run, meter: Meter, encoded: Dataset, encoded_eval: Dataset | None,
-    observers: Sequence[Observer], stop: threading.Event,
-) -> CourseTrainer:  # fmt: skip
+def _trainer(setup: Setup) -> Any:
+    """The trainer of the run's stage; see BUILDERS."""
     disable_progress_bars()
-    pad = run.tokenizer.pad_token_id
-    packed = batches.packs(run.recipe)
-    schedule = [adapters.RankSchedule()] if adapters.allocator(run.model) else []
+    recipe = setup.run.recipe
+    if adapters.allocator(setup.run.model):
+        setup.callbacks.append(adapters.RankSchedule())
+    setup.arguments = common_arguments(recipe, setup.run.folder)
+    home = BUILDERS.get(recipe.stage)
     with quiet_loading():
-        trainer = CourseTrainer(
-            model=run.model,
-            args=training_arguments(run.recipe, run.folder, len(run.tokenizer)),
-            data_collator=(batches.PackedCollator if packed else DataCollatorForLanguageModeling)(
-                pad
-            ),
-            train_dataset=encoded,
-            eval_dataset=encoded_eval,
-            processing_class=run.tokenizer,
-            callbacks=[Recorder(run, meter, observers, stop), *schedule],
-            run=run,
-            meter=meter,
-        )
+        trainer = import_module(f"ftlab.{home}").build(setup) if home else build(setup)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _fit(trainer: CourseTrainer, stop: threading.Event, checkpoint: Path | None) -> str:
+def build(setup: Setup) -> CourseTrainer:
+    """The trainer of the stages pt and sft."""
+    run = setup.run
+    pack = batches.PackedCollator if batches.packs(run.recipe) else DataCollatorForLanguageModeling
+    return CourseTrainer(
+        model=run.model,
+        args=training_arguments(run.recipe, run.folder, len(run.tokenizer)),
+        data_collator=pack(run.tokenizer.pad_token_id),
+        **setup.parts(),
+    )
+
+
+def _fit(trainer: Any, stop: threading.Event, checkpoint: Path | None) -> str:
     """Run the trainer; returns the status of the run."""
     try:
         with _interrupt_sets(stop) as interrupted, quiet_loading():

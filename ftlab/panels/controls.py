@@ -20,7 +20,8 @@ from ftlab.svg import number
 GROUPS = {"learning": "Learning", "lora": "LoRA", "oft": "OFT", "virtual": "Learned prompt",
           "bottleneck": "Bottleneck", "freeze": "Freeze", "quantization": "Quantization",
           "optimizer": "Optimizer", "batch": "Batch", "schedule": "Schedule", "data": "Data",
-          "model": "Model", "evaluation": "Evaluation"}  # fmt: skip
+          "model": "Model", "preference": "Preferences", "online": "Sampled answers",
+          "evaluation": "Evaluation"}  # fmt: skip
 # The method's own knobs that a panel shows unless told otherwise.
 OWN = {"lora": ["lora_rank", "lora_alpha"], "adalora": ["lora_rank", "lora_alpha"],
        "vera": ["lora_rank"], "oft": ["oft_block_size"], "bottleneck": ["bottleneck_size"],
@@ -35,9 +36,26 @@ def default_names(recipe: Recipe) -> list[str]:
     """The parameters a training panel shows unless told otherwise."""
     length = "max_steps" if recipe.max_steps > 0 else "num_train_epochs"
     return [
-        "learning_rate", length, "weight_decay", *OWN.get(recipe.finetuning_type, []),
-        "per_device_train_batch_size", "lr_scheduler_type", "warmup_ratio", "max_samples",
+        "learning_rate", length, *_of_stage(recipe), "weight_decay",
+        *OWN.get(recipe.finetuning_type, []), "per_device_train_batch_size", "lr_scheduler_type",
+        "warmup_ratio", "max_samples",
     ]  # fmt: skip
+
+
+def _of_stage(recipe: Recipe) -> list[str]:
+    """The parameters that the stage adds."""
+    loss = recipe.pref_loss
+    pairs = ["pref_beta"]
+    pairs += ["pref_ftx"] if loss != "orpo" else []
+    pairs += ["simpo_gamma"] if loss == "simpo" else []
+    pairs += ["dpo_label_smoothing"] if loss in ("sigmoid", "robust") else []
+    return {
+        "dpo": pairs,
+        "kto": ["pref_beta", "pref_ftx", "kto_chosen_weight", "kto_rejected_weight"],
+        "ppo": ["ppo_target", "cliprange", "ppo_epochs"],
+        "grpo": ["kl_coef", "cliprange", "num_generations"],
+        "rloo": ["kl_coef", "num_generations"],
+    }.get(recipe.stage, [])
 
 
 class Controls:

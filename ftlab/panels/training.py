@@ -29,6 +29,9 @@ from ftlab.train import naming_data
 EARLIER = 4  # runs that stay on the chart besides the pinned ones and the current one
 # Drawing competes with training: four frames a second where there are two cores, ten elsewhere.
 FRAME_SECONDS = 0.25 if (os.cpu_count() or 1) <= 2 else 0.1
+# The read-out shows these where the stage measures them.
+MEASURES = {"ranked right": "rewards/accuracies", "margin": "rewards/margins", "reward": "reward",
+            "KL": "kl", "length": "length"}  # fmt: skip
 BUTTONS = {
     "Train": "train from the base model with these values",
     "Stop": "end this run at its next step",
@@ -69,7 +72,10 @@ class TrainingPanel:
         self.model, self.tokenizer = model, tokenizer
         self.runs: list[Any] = []
         self.pinned: list[Any] = []
-        self.samples = _samples(prompts, eval_data if eval_data is not None else data)
+        rewarding = recipe.stage == "rm"  # gives scores, no answers
+        self.samples = (
+            [] if rewarding else _samples(prompts, eval_data if eval_data is not None else data)
+        )
         self.before, self.after = self._answers(model), [""] * len(self.samples)
         self._live: Any = None
         self._size = (0, 0)  # trainable and all parameters of the run
@@ -272,7 +278,12 @@ def _samples(prompts: Sequence[Any] | None, rows: Any) -> list[tuple[list[dict[s
             ([{"role": "user", "content": p}] if isinstance(p, str) else list(p), "")
             for p in prompts
         ]
-    found = [row["messages"] for row in rows or [] if "messages" in row]
+    answer = ("chosen", "completion")
+    found = [
+        row["messages"] if "messages" in row
+        else [*row["prompt"], *next(row[key] for key in answer if key in row)]
+        for row in rows or [] if "messages" in row or "prompt" in row
+    ]  # fmt: skip
     found = [messages for messages in found if messages[-1]["role"] == "assistant"]
     chosen = found[:: max(1, len(found) // 3)][:3]
     return [(messages[:-1], messages[-1]["content"]) for messages in chosen]
@@ -296,6 +307,11 @@ def _readout(run: Any, size: tuple[int, int]) -> str:
         "step": f"{number(record['step'])} of {number(run.total_steps)}" if record else "",
         "loss": number(record["loss"]) if "loss" in record else "",
         "eval loss": number(evals[-1]) if evals else "",
+        **{
+            name: number(float(f"{record[key]:.3g}"))
+            for name, key in MEASURES.items()
+            if key in record
+        },
         "seconds": f"{seconds:.1f}" if seconds else "",
         "tokens/s": f"{tokens / seconds:,.0f}" if tokens and seconds else "",
         "trained": f"{trained:,}" if trained else "",

@@ -1,0 +1,219 @@
+"""What guards every stage's trainer: stop at a loss that is not finite, whole checkpoints, history.
+
+Used by `ftlab.train`, `ftlab.preference` and the stages that sample their own answers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback
+
+from ftlab import adapters, checkpoints, optimizers, rules
+from ftlab.recipe import Recipe
+from ftlab.run import Meter, Observer, Run
+
+
+class NotFinite(Exception):
+    """The loss or gradient of this step is not finite; raised before the weights change."""
+
+
+@dataclass
+class Setup:
+    """What a stage makes its trainer from: the run, its rows as ids, the reference model (None
+    where there is none), the judges whose scores are the reward, the arguments that every
+    configuration has, and the callbacks."""
+
+    run: Run
+    rows: Dataset
+    held_out: Dataset | None = None
+    reference: Any = None
+    judges: Any = None
+    meter: Meter | None = None
+    quiet: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+    callbacks: list[TrainerCallback] = field(default_factory=list)
+
+    def parts(self) -> dict[str, Any]:
+        """The arguments that every trainer with ``Guards`` takes."""
+        return {
+            "train_dataset": self.rows, "eval_dataset": self.held_out, "run": self.run,
+            "processing_class": self.run.tokenizer, "callbacks": self.callbacks,
+            "meter": self.meter,
+        }  # fmt: skip
+
+
+_Trainer: Any = Trainer if TYPE_CHECKING else object
+
+
+class Guards(_Trainer):
+    """Comes before a trainer of TRL among a class's bases: guards and whole checkpoints."""
+
+    run: Run
+    meter: Meter
+    optimizer: Any
+
+    def __init__(self, *args: Any, run: Run, meter: Meter, **kwargs: Any) -> None:
+        exact = [(p, p.data) for p in run.model.parameters() if p.requires_grad]
+        super().__init__(*args, **kwargs)
+        for parameter, values in exact:  # TRL rounds those on a quantized base to bfloat16
+            parameter.data = values.to(parameter.device)
+        self.run, self.meter = run, meter
+
+    def training_step(
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """One forward and backward pass; raises NotFinite on a loss that is not finite."""
+        if isinstance(inputs, dict):  # not for questions: their answers are counted when sampled
+            counted = inputs["attention_mask"] if "attention_mask" in inputs else inputs["tokens"]
+            self.meter.tokens += int(counted.sum())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not math.isfinite(loss.item()):
+            raise NotFinite("loss")
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        # With fp16 loss scaling an infinite gradient is normal: the scaler skips that step.
+        if self.accelerator.scaler is None and not math.isfinite(float(norm)):
+            raise NotFinite("gradient")
+        return norm
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The recipe's optimizer, where it is one that transformers does not know."""
+        if self.optimizer is None:
+            self.optimizer = optimizers.build(self.model, self.run.recipe, self.args)
+        if self.run.recipe.use_badam and self.run.recipe.badam_mode == "ratio":
+            optimizers.clip_sparse(self.accelerator)
+        return super().create_optimizer(model)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The loss of the answers alone, without what AdaLoRA adds to it in training."""
+        with adapters.without_penalty(self.model):
+            return super().evaluate(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not adapters.restore(self.model, Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        assert self.run.folder is not None
+        name = f"checkpoint-{self.state.global_step}"
+        with checkpoints.written_whole(self.run.folder / name) as temporary:
+            self._partial = temporary  # transformers makes a folder checkpoint-N in it
+            Trainer._save_checkpoint(self, model, trial)
+            for path in (temporary / name).iterdir():
+                path.replace(temporary / path.name)
+            (temporary / name).rmdir()
+            checkpoints.copy_base_record(self.run.folder, temporary)
+            adapters.finish_folder(self.model, temporary, checkpoint=True)
+            lines = "\n".join(json.dumps(record) for record in self.run.history)
+            checkpoints.write_text(temporary / "history.jsonl", lines + "\n")
+        checkpoints.rotate(self.run.folder, self.run.recipe.save_total_limit)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(getattr(self, "_partial", self.args.output_dir))
+
+
+class Recorder(TrainerCallback):
+    """Fills ``run.history``, tells the observers, and ends training when asked to."""
+
+    def __init__(
+        self, run: Run, meter: Meter, observers: Sequence[Observer], stop: threading.Event
+    ):
+        self.run, self.meter, self.observers, self.stop = run, meter, observers, stop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.run.total_steps = state.max_steps
+        self.meter.start()
+        for observer in self.observers:
+            observer.on_start(self.run)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stop.is_set():
+            control.should_training_stop = True
+            control.should_log = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        kept = {k: v for k, v in (logs or {}).items() if k in _RECORDED}
+        if not kept:
+            return
+        step, history = state.global_step, self.run.history
+        if history and history[-1]["step"] == step:
+            history[-1].update(kept)  # the eval loss joins the record of its step
+        else:
+            self.meter.sample_memory()
+            measured = {"seconds": self.meter.seconds(), "tokens": self.meter.tokens}
+            history.append({"step": step, "epoch": state.epoch, **kept, **measured})
+        for observer in self.observers:
+            observer.on_log(self.run, history[-1])
+
+
+class Alarm(TrainerCallback):
+    """Says once, in ``run.notices`` and on stderr, when KL or the length of answers runs away."""
+
+    def __init__(self, run: Run, quiet: bool = False) -> None:
+        self.run, self.quiet, self.said = run, quiet, set[str]()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for key, notice in runaway(self.run.history, self.run.recipe):
+            if key not in self.said:
+                self.said.add(key)
+                self.run.notices.append(notice)
+                if not self.quiet:
+                    print(notice, file=sys.stderr)
+
+
+STRAYED = 0.5  # nats a token; the course's good runs stay below 0.2
+RECENT = 5  # records whose mean is looked at
+
+
+def runaway(history: Sequence[dict[str, float]], recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What ran away in the last records: the key and a sentence.
+
+    KL to the reference above ``STRAYED`` (above three times ``ppo_target`` for sampled answers,
+    where it is that of a whole answer); chosen answers that a loss without a reference made less
+    likely by as much; answers twice or half as long as at first.
+    """
+    online, step = recipe.stage in rules.ONLINE, history[-1]["step"] if history else 0
+    limit, unit = (3 * recipe.ppo_target, "an answer") if online else (STRAYED, "a token")
+    cure = f"Lower learning_rate (now {recipe.learning_rate:g})"
+    more = f"{cure} or raise {'kl_coef' if online else f'pref_beta (now {recipe.pref_beta:g})'}."
+    _, kl = _ends(history, "kl")
+    if kl > limit:
+        yield "kl", f"step {step:g}: KL to the reference is {kl:.2g} nats {unit}. {more}"
+    first, now = _ends(history, "logps/chosen")
+    free = recipe.stage == "dpo" and recipe.pref_loss in rules.REFERENCE_FREE
+    if free and first - now > STRAYED:
+        change = f"chosen answers became less likely, by {first - now:.2g} nats a token"
+        yield "logps/chosen", f"step {step:g}: {change}. {cure}."
+    first, now = _ends(history, "length")
+    if now > 2 * first or now < first / 2:
+        yield "length", f"step {step:g}: answers went from {first:.0f} to {now:.0f} tokens. {more}"
+
+
+def _ends(history: Sequence[dict[str, float]], key: str) -> tuple[float, float]:
+    """The means of the first and of the last values of a quantity; zeros where there are none."""
+    values = [record[key] for record in history if key in record] or [0.0]
+    first, last = values[:RECENT], values[-RECENT:]
+    return sum(first) / len(first), sum(last) / len(last)
+
+
+_MEASURES = (
+    "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
+    "logps/chosen", "logps/rejected", "kl", "kto_kl", "entropy", "sft_loss",
+)  # fmt: skip
+_RECORDED = {
+    *_MEASURES, *(f"eval_{name}" for name in _MEASURES), "learning_rate", "grad_norm",
+    "reward", "eval_reward", "length", "ended", "clipped", "kl_coef", "value_loss",
+    "sampled_per_second",
+}  # fmt: skip
