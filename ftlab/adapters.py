@@ -43,7 +43,8 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
 
     The given model stays as it is: an adapter shares its frozen weights, full and freeze get a
     copy, or with ``copied=False`` train the model itself and save that memory. A given model that
-    has an adapter trains on with it, or with ``create_new_adapter`` it is merged first. Raises RecipeError where the recipe does not fit the model.
+    has an adapter trains on with it, or with ``create_new_adapter`` it is merged first. Raises
+    RecipeError where the recipe does not fit the model.
     """
     if recipe.stage == "rm":
         model = _scored(model, recipe)
