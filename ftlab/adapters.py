@@ -41,9 +41,13 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
     """Return a model whose trainable parameters are those of ``recipe.finetuning_type``.
 
     The given model stays as it is: an adapter shares its frozen weights, full and freeze get a
-    copy, or with ``copied=False`` train the model itself and save that memory. A given model that has an adapter trains on with it, or with ``create_new_adapter`` it is
-    merged first. Raises RecipeError where the recipe does not fit the model.
+    copy, or with ``copied=False`` train the model itself and save that memory. A given model that
+    has an adapter trains on with it, or with ``create_new_adapter`` it is merged first. Raises
+    RecipeError where the recipe does not fit the model.
     """
+    splits = recipe.pissa_init or recipe.init_lora_weights == "olora"  # changes the base's weights
+    if describe(model) is not None:
+        _refuse_change(model, recipe, splits)
     if recipe.finetuning_type in ("full", "freeze"):
         return _unfrozen(model, recipe, copied)
     if isinstance(model, PeftModel):
@@ -51,7 +55,6 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
             return _continued(model, recipe)
         model = copy.deepcopy(model).merge_and_unload(safe_merge=True)
     check(model, recipe)
-    splits = recipe.pissa_init or recipe.init_lora_weights == "olora"  # changes the base's weights
     base = copy.deepcopy(model) if splits else _shared_copy(model)
     if splits:
         base.ftlab_base = base_record(model, "")
@@ -72,6 +75,18 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
         first = {name: t.detach().clone() for name, t in weights.items() if ".lora_" in name}
         adapted.ftlab_first = first
     return adapted
+
+
+def _refuse_change(model: Any, recipe: Recipe, splits: bool) -> None:
+    """RecipeError for what would write into quantized weights, also where they came that way."""
+    whole = recipe.finetuning_type in ("full", "freeze")
+    merges = isinstance(model, PeftModel) and recipe.create_new_adapter
+    if whole or splits or merges:
+        key = f"finetuning_type={recipe.finetuning_type}" if whole else "pissa_init or olora"
+        raise RecipeError(
+            f"{'create_new_adapter' if merges else key}: would change the model's weights, and "
+            "they are quantized. Train an adapter on them, or load the 16-bit model."
+        )
 
 
 def _fitting(config: Any, model: Any) -> Any:
