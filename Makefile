@@ -59,7 +59,7 @@ $(VENV)/.ready-lab: pyproject.toml | $(PY)
 	@echo "Installing ftlab into $(VENV) (once; a few minutes, about 1.5 GB) ..."
 	@if [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then \
 	  $(PIP) --no-deps --retries 1 --timeout 15 --extra-index-url $(CPU_INDEX) $(TORCH); fi
-	@$(PIP) -e '.[lab,track,serve]'
+	@$(PIP) -e '.[lab,track,serve,quant]'
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready-lab tools/colab_kernel.py

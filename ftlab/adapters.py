@@ -46,6 +46,9 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
     has an adapter trains on with it, or with ``create_new_adapter`` it is merged first. Raises
     RecipeError where the recipe does not fit the model.
     """
+    splits = recipe.pissa_init or recipe.init_lora_weights == "olora"  # changes the base's weights
+    if describe(model) is not None:
+        _refuse_change(model, recipe, splits)
     if recipe.stage == "rm":
         model = _scored(model, recipe)
     if recipe.finetuning_type in ("full", "freeze"):
@@ -55,7 +58,6 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
             return _continued(model, recipe)
         model = copy.deepcopy(model).merge_and_unload(safe_merge=True)
     check(model, recipe)
-    splits = recipe.pissa_init or recipe.init_lora_weights == "olora"  # changes the base's weights
     base = copy.deepcopy(model) if splits else _shared_copy(model)
     if splits:
         base.ftlab_base = base_record(model, "")
@@ -76,6 +78,18 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
         first = {name: t.detach().clone() for name, t in weights.items() if ".lora_" in name}
         adapted.ftlab_first = first
     return adapted
+
+
+def _refuse_change(model: Any, recipe: Recipe, splits: bool) -> None:
+    """RecipeError for what would write into quantized weights, also where they came that way."""
+    whole = recipe.finetuning_type in ("full", "freeze")
+    merges = isinstance(model, PeftModel) and recipe.create_new_adapter
+    if whole or splits or merges:
+        key = f"finetuning_type={recipe.finetuning_type}" if whole else "pissa_init or olora"
+        raise RecipeError(
+            f"{'create_new_adapter' if merges else key}: would change the model's weights, and "
+            "they are quantized. Train an adapter on them, or load the 16-bit model."
+        )
 
 
 def _fitting(config: Any, model: Any) -> Any:

@@ -161,6 +161,22 @@ def test_evaluating_first_changes_no_gradient(monkeypatch, avx512_bf16):
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"finetuning_type": "full"}, "finetuning_type=full"),
+        ({"finetuning_type": "freeze"}, "finetuning_type=freeze"),
+        ({"pissa_init": True}, "pissa_init"),
+        ({"create_new_adapter": True}, "create_new_adapter"),
+    ],
+)
+def test_nothing_writes_into_weights_that_came_quantized(four, keys, named):
+    """The recipe of a folder of 4-bit weights has no quantization_bit that would have told."""
+    model = adapt(four[0], brief()) if "create_new_adapter" in keys else four[0]
+    with pytest.raises(ftlab.RecipeError, match=f"{named}.* they are quantized"):
+        adapt(model, brief(quantization_bit=None, **keys))
+
+
 def test_qlora_learns_and_leaves_the_base_as_it_was(four):
     model, tokenizer = four
     before = logits(model)

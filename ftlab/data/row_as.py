@@ -58,7 +58,8 @@ def _pair_row(
 ) -> Row:
     """System, history, prompt and answers as texts; in TRL's prompt/completion also as lists."""
     names = form.columns
-    answers = {names["chosen" if rejected else "response"]: answer}
+    better = "chosen" if rejected and "chosen" in names else "response"
+    answers = {names[better]: answer}
     answers |= {names["rejected"]: rejected} if rejected else {}
     plain = all(m.keys() == {"role", "content"} for m in chain(before, *answers.values()))
     plain = plain and all(len(said) == 1 for said in answers.values()) and _takes_turns(before)

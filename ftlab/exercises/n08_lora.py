@@ -68,9 +68,7 @@ def merged_weight(answer: Callable[[Any, Any, Any, float], Any]) -> None:
     expect(torch.equal(weight, kept), "the old weight stays as it is: adapters come off again")
     expect(torch.allclose(merged, B @ A, atol=1e-5), "alpha = rank adds B @ A as it is")
     merged = answer(kept + 1, A, B, 8.0)
-    expect(
-        torch.allclose(merged, 1 + 4 * B @ A, atol=1e-5), "the change is alpha/rank times B @ A"
-    )
+    expect(torch.allclose(merged, 1 + 4 * B @ A, atol=1e-5), "the change is alpha/rank times B @ A")
     A, B = _pair(4, 5, 3, 1)
     merged = answer(kept, A, B, 8.0)
     expect(torch.allclose(merged, 2 * B @ A, atol=1e-5), "the rank is that of A and B")
