@@ -27,17 +27,22 @@ import sys
 
 if "google.colab" in sys.modules:
     url = "git+https://github.com/{repository}"
-    %pip install -q --no-deps {{url}} {missing}\
+    %pip install -q --no-deps {{url}} {trainer}
+    %pip install -q --no-deps {others}\
 """
 # Colab has PyTorch, transformers and PEFT; it has no TRL, and datasets 4.0 is too old for TRL.
-MISSING_ON_COLAB = ("trl", "datasets")
+TRAINER = ("trl", "datasets")
+OTHERS = ("bitsandbytes", "gguf")
 
 
 def install_cell(repository: str, dependencies: list[str]) -> NotebookNode:
     """The cell for Colab, with the pins of pyproject.toml."""
-    pins = [pin for pin in dependencies if Requirement(pin).name in MISSING_ON_COLAB]
-    missing = " ".join(f'"{pin}"' for pin in [*pins, "pyarrow>=21"])
-    source = INSTALL.format(repository=repository, missing=missing)
+    trainer, others = (
+        " ".join(f'"{pin}"' for pin in dependencies if Requirement(pin).name in names)
+        for names in (TRAINER, OTHERS)
+    )
+    others += ' "pyarrow>=21"'
+    source = INSTALL.format(repository=repository, trainer=trainer, others=others)
     cell: NotebookNode = nbformat.v4.new_code_cell(source, id="colab")
     cell.metadata.tags = ["colab"]
     return cell
