@@ -38,8 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "prefix_tuning": {"finetuning_type": "prefix_tuning"},
     "bottleneck": {"finetuning_type": "bottleneck"},
 }
-LARGE = ("full", "freeze", "lora", "qlora", "prompt_tuning")  # on the shape of Qwen3-0.6B
-ROUNDS = 3
+LARGE = ("full", "lora", "qlora")  # on the shape of Qwen3-0.6B
 
 
 def recipe(method: str, folder: str, small: bool) -> ftlab.Recipe:
@@ -121,24 +120,18 @@ def large_model(folder: Path) -> str:
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """Medians over rounds: model and method -> ms a step and peak MB, with ratios to the loop."""
+    """Model and method -> ms a step (median) and peak MB, with ratios to the bare loop."""
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         sizes = (
-            ("tiny", model_folder("tiny"), tuple(METHODS), ROUNDS),
-            ("0.6B shape", large_model(Path(folder) / "large"), LARGE, 1),
+            ("tiny", model_folder("tiny"), tuple(METHODS)),
+            ("0.6B shape", large_model(Path(folder) / "large"), LARGE),
         )
-        for name, path, methods, rounds in sizes:
+        for name, path, methods in sizes:
             for method in methods:
-                pairs = [(fresh("bare", method, path), fresh("ftlab", method, path))
-                         for _ in range(rounds)]  # fmt: skip
-                row = {}
-                for key in ("ms", "MB"):
-                    row[key] = statistics.median(ours[key] for _, ours in pairs)
-                    row[f"{key} ratio"] = statistics.median(
-                        ours[key] / plain[key] for plain, ours in pairs
-                    )
-                results[f"{name}, {method}"] = row
+                plain, ours = (fresh(side, method, path) for side in ("bare", "ftlab"))
+                ratios = {f"{key} ratio": ours[key] / plain[key] for key in ours}
+                results[f"{name}, {method}"] = ours | ratios
     return results
 
 
