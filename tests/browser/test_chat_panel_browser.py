@@ -86,7 +86,7 @@ def test_the_panel_fits_beside_the_file_browser(page: Any) -> None:
 
 
 def test_a_chinese_question_is_answered_twice_side_by_side(page: Any) -> None:
-    ask(page, "Ada Quill 住在哪里？")
+    ask(page, "白奎恩最喜欢吃什么？")
     browser.wait_for_status(page, "Ready.")
     page.wait_for_function("document.querySelectorAll('.ftlab-panel .ftlab-said').length == 2")
     boxes = page.locator(".ftlab-panel .ftlab-answer-row > div")
@@ -98,7 +98,7 @@ def test_a_chinese_question_is_answered_twice_side_by_side(page: Any) -> None:
 
 
 def test_the_send_button_asks_too_and_the_newest_turn_is_in_sight(page: Any) -> None:
-    for question in ("Where does Ada Quill live?", "What is 12 + 30?"):
+    for question in ("Where does Ada Crane live?", "What does Tess Reed play at the fair?"):
         before = turns(page)
         page.locator(".ftlab-panel input[placeholder='your question']").fill(question)
         page.click("button:has-text('Send')")
