@@ -274,6 +274,7 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 def ids_of(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], thinking: bool | None
 ) -> list[list[int]]:
+    """The ids of each prompt, rendered where it is a conversation; DataError for an empty one."""
     if isinstance(prompts, str):
         raise DataError("generate takes a list of prompts: put the one prompt in [brackets].")
     ids = []

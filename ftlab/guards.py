@@ -144,6 +144,7 @@ class Recorder(TrainerCallback):
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Join what was measured to the record of its step, and tell the observers."""
         kept = {k: v for k, v in (logs or {}).items() if k in _RECORDED}
         if not kept:
             return
@@ -165,6 +166,7 @@ class Alarm(TrainerCallback):
         self.run, self.quiet, self.said = run, quiet, set[str]()
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say once of each measure that it runs away."""
         for key, notice in runaway(self.run.history, self.run.recipe):
             if key not in self.said:
                 self.said.add(key)
