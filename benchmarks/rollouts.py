@@ -16,8 +16,8 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 import ftlab
-from ftlab.judges import RewardJudge, polite
-from ftlab.methods import configuration
+from ftlab.adapters.methods import configuration
+from ftlab.alignment.judges import RewardJudge, polite
 from ftlab.models import quiet_loading, with_score
 
 ANSWERS, STEPS, WARM, ROUNDS, TOKENS = 16, 6, 2, 3, 24

@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 import ftlab
 from ftlab.chat import prompt_ids
 from ftlab.generate import stop_ids, stream
-from ftlab.serve import serve
+from ftlab.serving.server import serve
 
 TOKENS, ROUNDS = 100, 5
 QUESTION = "Tell me all about the market and the people who live there."

@@ -17,7 +17,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 import ftlab
 from ftlab.adapters import adapt
-from ftlab.methods import configuration
+from ftlab.adapters.methods import configuration
 from ftlab.models import quiet_loading
 
 ROWS, STEPS, WARM, ROUNDS = 8, 16, 4, 3

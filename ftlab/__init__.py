@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from ftlab import memory as memory
     from ftlab import panels as panels
     from ftlab import plots as plots
-    from ftlab.adapter_cards import describe_adapters as describe_adapters
-    from ftlab.adapter_set import AdapterSet as AdapterSet
     from ftlab.adapters import trainable_parameters as trainable_parameters
+    from ftlab.adapters.cards import describe_adapters as describe_adapters
+    from ftlab.adapters.switching import AdapterSet as AdapterSet
+    from ftlab.alignment.contests import agreement as agreement
+    from ftlab.alignment.contests import preference_pairs as preference_pairs
+    from ftlab.alignment.contests import win_rate as win_rate
+    from ftlab.alignment.judges import judge as judge
+    from ftlab.alignment.rewards import preference_accuracy as preference_accuracy
     from ftlab.chat import encode as encode
-    from ftlab.contests import agreement as agreement
-    from ftlab.contests import preference_pairs as preference_pairs
-    from ftlab.contests import win_rate as win_rate
     from ftlab.data import Data as Data
     from ftlab.data import data_dir as data_dir
     from ftlab.data import read as read
@@ -47,14 +49,12 @@ if TYPE_CHECKING:
     from ftlab.export import export as export
     from ftlab.generate import generate as generate
     from ftlab.generate import stream as stream
-    from ftlab.judges import judge as judge
     from ftlab.merge import merge as merge
     from ftlab.models import load as load
     from ftlab.panels import panel as panel
     from ftlab.recipe import Recipe as Recipe
-    from ftlab.rewards import preference_accuracy as preference_accuracy
     from ftlab.run import Run as Run
-    from ftlab.serve import serve as serve
+    from ftlab.serving.server import serve as serve
     from ftlab.train import resume as resume
     from ftlab.train import train as train
 
@@ -68,37 +68,37 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 # public name -> the module that holds it
 _HOME = {
-    "AdapterSet": "adapter_set",
+    "AdapterSet": "adapters.switching",
     "Data": "data",
     "Recipe": "recipe",
     "Run": "run",
-    "agreement": "contests",
+    "agreement": "alignment.contests",
     "check": "exercises",
     "compare": "evaluate",
     "data_dir": "data",
-    "describe_adapters": "adapter_cards",
+    "describe_adapters": "adapters.cards",
     "diagnose": "data.doctor",
     "encode": "chat",
     "evaluate": "evaluate",
     "export": "export",
     "generate": "generate",
     "hint": "exercises",
-    "judge": "judges",
+    "judge": "alignment.judges",
     "load": "models",
     "merge": "merge",
     "mix": "data.mix",
     "panel": "panels",
-    "preference_accuracy": "rewards",
-    "preference_pairs": "contests",
+    "preference_accuracy": "alignment.rewards",
+    "preference_pairs": "alignment.contests",
     "read": "data",
     "resume": "train",
-    "serve": "serve",
+    "serve": "serving.server",
     "setup": "doctor",
     "solution": "exercises",
     "stream": "generate",
     "train": "train",
     "trainable_parameters": "adapters",
-    "win_rate": "contests",
+    "win_rate": "alignment.contests",
 }
 
 __all__ = [

@@ -161,7 +161,7 @@ def _train(options: argparse.Namespace) -> int:
 def _chat(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
     from ftlab.recipe import KNOBS
-    from ftlab.terminal import Conversation
+    from ftlab.serving.terminal import Conversation
 
     model, tokenizer = _load(recipe)
     sampling: dict[str, Any] = {
@@ -221,7 +221,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from ftlab.serve import serve
+    from ftlab.serving.server import serve
 
     with serve(options.folder, adapters=options.adapter, port=options.port) as server:
         print(f"{', '.join(server.names)} at {server.url} (OpenAI's API). Ctrl-C ends.", flush=True)

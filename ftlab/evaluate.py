@@ -18,8 +18,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from ftlab.calls import calls_text, parse_calls
 from ftlab.chat import encode
+from ftlab.chat.calls import calls_text, parse_calls
 from ftlab.errors import DataError, RecipeError
 from ftlab.generate import evaluating, generate
 from ftlab.tokens import IGNORED

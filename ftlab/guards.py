@@ -1,6 +1,6 @@
 """What guards every stage's trainer: stop at a loss that is not finite, whole checkpoints, history.
 
-Used by `ftlab.train`, `ftlab.preference` and the stages that sample their own answers.
+Used by `ftlab.train`, `ftlab.alignment.preference` and the stages that sample their own answers.
 """
 
 from __future__ import annotations

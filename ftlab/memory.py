@@ -17,8 +17,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ftlab import adapters, models, quantize
+from ftlab.adapters.methods import linear_layers
 from ftlab.errors import RecipeError
-from ftlab.methods import linear_layers
 from ftlab.recipe import Recipe
 
 # From the models' config.json, as far as they matter to size; totals are checked in the tests.

@@ -213,7 +213,7 @@ def load_adapter(model: Any, folder: str | os.PathLike[str], name: str = "defaul
     """
     from peft import PeftModel
 
-    from ftlab import bottleneck  # noqa: F401 (PEFT learns our own method)
+    from ftlab.adapters import bottleneck  # noqa: F401 (PEFT learns our own method)
 
     folder = Path(folder)
     if adapter_config(folder).get("task_type") == "SEQ_CLS" and not gives_scores(model.config):
@@ -264,7 +264,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 def _kinds() -> list[str]:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    from ftlab import bottleneck  # noqa: F401 (gives PEFT one kind more)
+    from ftlab.adapters import bottleneck  # noqa: F401 (gives PEFT one kind more)
 
     return [str(getattr(kind, "value", kind)) for kind in PEFT_TYPE_TO_CONFIG_MAPPING]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from ftlab.adapters.methods import split
 from ftlab.errors import CheckpointError, EnvironmentProblem
-from ftlab.methods import split
 from ftlab.recipe import Recipe
 
 # key -> (module, package, what to know before installing it)

@@ -182,7 +182,7 @@ def _arguments(recipe: Recipe) -> str:
     """The arguments that differ from TRL's own, plus those whose defaults would mislead."""
     from pathlib import Path
 
-    from ftlab.preference import _TABLE
+    from ftlab.alignment.preference import _TABLE
     from ftlab.train import common_arguments
 
     ours = common_arguments(recipe, Path(recipe.output_dir or "out"))

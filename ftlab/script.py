@@ -13,7 +13,7 @@ from ftlab.data.registry import data_dir, locate
 from ftlab.errors import RecipeError
 
 if TYPE_CHECKING:
-    from ftlab.methods import Configuration
+    from ftlab.adapters.methods import Configuration
     from ftlab.recipe import Recipe
 
 _HEAD = '''"""{title} with TRL {trl} and PEFT. Written by ftlab from a recipe; needs no ftlab."""
@@ -250,7 +250,7 @@ def _plain(value: Any) -> Any:
 
 def _peft(recipe: Recipe) -> Configuration | None:
     """The configuration that SFTTrainer gives to PEFT; None where no adapter trains."""
-    from ftlab.methods import configuration
+    from ftlab.adapters.methods import configuration
 
     method = recipe.finetuning_type
     if method in ("adalora", "bottleneck"):

@@ -25,7 +25,8 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ftlab import adapters, batches, checkpoints, optimizers, rules
-from ftlab.adapters import adapt, split, trainable_parameters
+from ftlab.adapters import adapt, trainable_parameters
+from ftlab.adapters.methods import split
 from ftlab.base import base_record, check_base
 from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
@@ -36,9 +37,13 @@ from ftlab.run import Meter, Observer, Run, summarize, write_folder
 
 # stage -> the module whose `build(setup)` makes its trainer
 BUILDERS = {
-    "rm": "preference", "dpo": "preference", "kto": "preference",
-    "ppo": "ppo", "grpo": "rollouts", "rloo": "rollouts",
-}  # fmt: skip
+    "rm": "alignment.preference",
+    "dpo": "alignment.preference",
+    "kto": "alignment.preference",
+    "ppo": "alignment.ppo",
+    "grpo": "alignment.rollouts",
+    "rloo": "alignment.rollouts",
+}
 
 
 def train(
@@ -158,7 +163,7 @@ def _prepared(
     """The run with its freshly seeded model and its tokenizer, both datasets, the reference."""
     judges = None
     if recipe.stage in rules.ONLINE:
-        judges = import_module("ftlab.rollouts").rewards(recipe, reward)
+        judges = import_module("ftlab.alignment.rollouts").rewards(recipe, reward)
     elif reward is not None:
         raise RecipeError(f"reward: stage {recipe.stage} samples no answers. Use ppo, grpo, rloo.")
     tokenizer = batches.prepared_tokenizer(tokenizer, recipe)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import ftlab
-from ftlab.combination import METHODS
+from ftlab.adapters.combination import METHODS
 
 TINY = str(ftlab.data_dir() / "tiny")
 WEIGHTS = "adapter_model.safetensors"

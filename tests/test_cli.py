@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ftlab.cli import main
-from ftlab.terminal import Conversation
+from ftlab.serving.terminal import Conversation
 from tests.test_generate import saying
 from tests.test_recipe import TUTORIAL
 from tests.throwaway import small_model, small_tokenizer

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from ftlab import asking, contests, judges, read
+from ftlab import read
+from ftlab.alignment import asking, contests, judges
+from ftlab.alignment.contests import agreement, preference_pairs, win_rate
+from ftlab.alignment.judges import ModelJudge, RuleJudge, judge
 from ftlab.chat import encode
-from ftlab.contests import agreement, preference_pairs, win_rate
 from ftlab.data import Data
 from ftlab.errors import DataError, EnvironmentProblem, RecipeError
 from ftlab.evaluate import wilson
-from ftlab.judges import ModelJudge, RuleJudge, judge
 from ftlab.models import with_score
 
 

@@ -8,10 +8,11 @@ import torch
 from torch.nn.functional import logsigmoid
 
 import ftlab
-from ftlab import batches, preference
+from ftlab import batches
 from ftlab.adapters import adapt, trainable_parameters
+from ftlab.alignment import preference
+from ftlab.alignment.rewards import preference_accuracy, rewards
 from ftlab.errors import DataError, RecipeError
-from ftlab.rewards import preference_accuracy, rewards
 from ftlab.tokens import IGNORED
 from ftlab.train import reference_for
 

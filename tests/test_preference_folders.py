@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import ftlab
-from ftlab.rewards import rewards
+from ftlab.alignment.rewards import rewards
+from ftlab.base import weights_hash
 
 BRIEF = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_steps": 2, "lora_rank": 4}
 
@@ -45,7 +46,7 @@ def test_the_head_of_a_reward_model_is_trained_and_saved(pairs, tiny, tmp_path):
     assert not torch.equal(head, wrapper.original_module.weight)
     assert torch.equal(head, wrapper.modules_to_save["default"].weight)
     record = json.loads((run.folder / "base.json").read_text())
-    assert record["sha256"] == ftlab.adapters.weights_hash(tiny[0], tiny[0].dtype)
+    assert record["sha256"] == weights_hash(tiny[0], tiny[0].dtype)
     with pytest.raises(ftlab.ModelError, match="has a head. Load it along"):
         ftlab.merge(run.folder, tmp_path / "merged")
 
@@ -115,7 +116,7 @@ class _Cut:
 
 
 def test_guards_hold_in_every_stage(pairs, tiny, monkeypatch):
-    from ftlab.preference import OddsTrainer, PairTrainer, ScoreTrainer
+    from ftlab.alignment.preference import OddsTrainer, PairTrainer, ScoreTrainer
 
     cases = (("dpo", "sigmoid", PairTrainer), ("dpo", "orpo", OddsTrainer),
              ("rm", "sigmoid", ScoreTrainer))  # fmt: skip

@@ -8,7 +8,8 @@ import torch
 
 import ftlab
 from ftlab import cli, quantize
-from ftlab.adapters import adapt, base_record, weights_hash
+from ftlab.adapters import adapt
+from ftlab.base import base_record, weights_hash
 from ftlab.checkpoints import BASE
 from ftlab.models import load_for
 

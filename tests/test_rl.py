@@ -10,12 +10,20 @@ import pytest
 import torch
 
 import ftlab
-from ftlab import batches, ppo
+from ftlab import batches
+from ftlab.alignment import ppo
+from ftlab.alignment.ppo import (
+    KLCoefficient,
+    RunningScore,
+    gae,
+    policy_loss,
+    token_rewards,
+    value_loss,
+)
+from ftlab.alignment.rollouts import Batch, sample
 from ftlab.chat import asked, prompt_ids
 from ftlab.errors import DataError, RecipeError
 from ftlab.guards import NotFinite
-from ftlab.ppo import KLCoefficient, RunningScore, gae, policy_loss, token_rewards, value_loss
-from ftlab.rollouts import Batch, sample
 
 STAGES = ("ppo", "grpo", "rloo")
 

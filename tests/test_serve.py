@@ -19,10 +19,10 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 openai = pytest.importorskip("openai", reason="OpenAI's client is not installed")
 
 import ftlab  # noqa: E402
-from ftlab.api import BODY_LIMIT  # noqa: E402
 from ftlab.errors import EnvironmentProblem, ModelError  # noqa: E402
 from ftlab.generate import generate, turn  # noqa: E402
-from ftlab.serve import Server, Voice, _listener, load_voices, serve  # noqa: E402
+from ftlab.serving.api import BODY_LIMIT  # noqa: E402
+from ftlab.serving.server import Server, Voice, _listener, load_voices, serve  # noqa: E402
 from tests.test_generate import Steps, saying  # noqa: E402
 from tests.throwaway import small_model, small_tokenizer  # noqa: E402
 

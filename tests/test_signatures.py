@@ -20,8 +20,8 @@ from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from ftlab.adapters.methods import configuration
 from ftlab.guards import Guards, Recorder
-from ftlab.methods import configuration
 from ftlab.recipe import METHODS, Recipe
 from ftlab.script import _SCRIPT_KEYS
 from ftlab.train import common_arguments, training_arguments

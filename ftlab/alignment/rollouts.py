@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from ftlab.adapters.methods import split
+from ftlab.alignment.judges import Scorer, as_judge
 from ftlab.errors import RecipeError
 from ftlab.generate import Decoding, ready, stop_ids
 from ftlab.guards import Guards, Setup
-from ftlab.judges import Scorer, as_judge
-from ftlab.methods import split
 from ftlab.recipe import Recipe
 
 Row = dict[str, Any]
@@ -64,7 +64,7 @@ def rewards(recipe: Recipe, given: Any = None) -> list[Scorer]:
 
 
 def _reward_model(recipe: Recipe) -> Scorer:
-    from ftlab.judges import RewardJudge, judge
+    from ftlab.alignment.judges import RewardJudge, judge
     from ftlab.models import gives_scores, load
 
     assert recipe.reward_model is not None

@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from trl.trainer.utils import disable_dropout_in_model, entropy_from_logits, selective_log_softmax
 
+from ftlab.alignment.rollouts import Batch, Sampling
 from ftlab.guards import Guards, NotFinite, Setup
-from ftlab.rollouts import Batch, Sampling
 
 GAMMA, LAMBDA = 1.0, 0.95  # discount, and how far GAE looks (TRL's defaults)
 VALUE_WEIGHT, VALUE_RANGE = 0.1, 0.2  # weight and largest change of the values (TRL's defaults)

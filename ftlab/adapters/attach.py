@@ -1,6 +1,6 @@
 """Which parameters train: all of them (full), some layers (freeze), or those of an adapter.
 
-The methods of the table in `ftlab.methods` are PEFT's, the bottleneck adapter is our own.
+The methods of the table in `ftlab.adapters.methods` are PEFT's, the bottleneck adapter is our own.
 Taught in notebooks/07_sft.ipynb, notebooks/08_lora.ipynb and notebooks/10_peft_family.ipynb.
 """
 
@@ -21,14 +21,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from ftlab.base import base_record as base_record
-from ftlab.base import check_base as check_base
-from ftlab.base import embedding_rows as embedding_rows
-from ftlab.base import untie as untie
-from ftlab.base import weights_hash as weights_hash
+from ftlab.adapters.methods import check, configuration, linear_layers, parts, split
+from ftlab.base import base_record
 from ftlab.errors import RecipeError
-from ftlab.methods import check, configuration, linear_layers, parts
-from ftlab.methods import split as split
 from ftlab.models import adapter_config, gives_scores, with_score
 from ftlab.quantize import describe
 from ftlab.recipe import Recipe
@@ -70,7 +65,7 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
             f"finetuning_type={recipe.finetuning_type}: PEFT says: {error}"
         ) from error
     if recipe.init_lora_weights == "loftq":
-        from ftlab.loftq import start_from_error
+        from ftlab.adapters.loftq import start_from_error
 
         start_from_error(adapted, recipe)
     if splits:

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from ftlab import asking
+from ftlab.alignment import asking
+from ftlab.alignment.rewards import rewards
 from ftlab.chat import asked, encode
 from ftlab.errors import DataError, RecipeError
 from ftlab.evaluate import exact_match as matches
 from ftlab.evaluate import normalize
 from ftlab.generate import generate
 from ftlab.models import gives_scores, load
-from ftlab.rewards import rewards
 
 Row = dict[str, Any]
 Rule = Callable[..., float]  # (answer) or (answer, row) -> score
@@ -96,7 +96,7 @@ class ModelJudge:
     """A chat model that is shown both answers, in both orders unless ``swap`` is off.
 
     Where the two orders contradict each other nobody has won: the model chose the place, not the
-    answer. A reply that names neither A nor B nor a tie is unreadable (see `ftlab.asking`).
+    answer. A reply that names neither A nor B nor a tie is unreadable (see `asking`).
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from ftlab.calls import parse_calls
+from ftlab.chat.calls import parse_calls
 from ftlab.errors import Error
 from ftlab.generate import stream
 from ftlab.streaming import Stream, split_thoughts, tail_of

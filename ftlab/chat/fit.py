@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ftlab.chat.rendering import Row, place
 from ftlab.errors import DataError
-from ftlab.rendering import Row, place
 
 Encode = Callable[[Row], Any]  # a row -> Encoded or EncodedPair, at full length
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 
-from ftlab.adapter_cards import did_you_mean
+from ftlab.adapters.cards import did_you_mean
 from ftlab.errors import ModelError
 
 # These work on A and B apart, not on their product, and need equal ranks.

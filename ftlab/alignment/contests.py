@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ftlab import asking
+from ftlab.alignment import asking
+from ftlab.alignment.judges import Judge, Scorer, Verdict, as_judge
 from ftlab.chat import asked
 from ftlab.data import Data
 from ftlab.errors import DataError, RecipeError
 from ftlab.evaluate import Scores, wilson
 from ftlab.generate import generate
-from ftlab.judges import Judge, Scorer, Verdict, as_judge
 
 Row = dict[str, Any]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ftlab.chat.fit import shortened, too_long
+from ftlab.chat.rendering import Chat, Row, Span, controls, place, said, tools_of
 from ftlab.errors import DataError, ModelError
-from ftlab.fit import shortened, too_long
-from ftlab.rendering import Chat, Row, Span, controls, place, said, tools_of
 from ftlab.tokens import IGNORED, Encoded, EncodedPair
 
 Messages = Sequence[Row]

@@ -25,7 +25,7 @@ from ftlab.errors import EnvironmentProblem, ModelError
 try:
     import uvicorn
 
-    from ftlab.api import Api
+    from ftlab.serving.api import Api
 except ImportError as error:
     raise EnvironmentProblem(
         "ftlab serve needs FastAPI and uvicorn: pip install 'ftlab[serve]'"
@@ -117,7 +117,7 @@ def load_voices(
 ) -> tuple[Any, dict[str, Voice]]:
     """The model with all its adapters, and what answers under which name."""
     from ftlab import models
-    from ftlab.adapter_cards import describe
+    from ftlab.adapters.cards import describe
 
     base = folder
     if (Path(folder) / "adapter_config.json").is_file():
@@ -143,9 +143,9 @@ def load_voices(
 def _loaded(base: str, named: list[tuple[str, Path]], options: dict[str, Any]) -> tuple[Any, Any]:
     """The base with its adapters, each checked against it."""
     from ftlab import models
-    from ftlab.adapter_cards import read_base_record
-    from ftlab.adapter_set import AdapterSet
-    from ftlab.adapters import check_base
+    from ftlab.adapters.cards import read_base_record
+    from ftlab.adapters.switching import AdapterSet
+    from ftlab.base import check_base
 
     if len(named) == 1:  # alone it may also be of a kind that cannot share its base
         path = named[0][1]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import peft
 import torch
 
-from ftlab.bottleneck import TARGETS, BottleneckConfig
+from ftlab.adapters.bottleneck import TARGETS, BottleneckConfig
 from ftlab.errors import RecipeError
 from ftlab.recipe import Recipe
 from ftlab.rules import PROMPTS

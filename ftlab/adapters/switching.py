@@ -23,8 +23,9 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ftlab import adapters, checkpoints, combination, models
-from ftlab.adapter_cards import (
+from ftlab import checkpoints, models
+from ftlab.adapters import combination
+from ftlab.adapters.cards import (
     AdapterCard,
     AdapterCards,
     describe,
@@ -32,6 +33,7 @@ from ftlab.adapter_cards import (
     read_base_record,
     targets,
 )
+from ftlab.base import base_record, check_base
 from ftlab.errors import CheckpointError, ModelError
 from ftlab.generate import BASE, Prompt, generate
 
@@ -210,7 +212,7 @@ class AdapterSet:
         out = Path(folder)
         if out.exists() or out.is_symlink():
             raise CheckpointError(f"{out}: exists already. Choose another folder.")
-        record = adapters.base_record(self.model, self.cards[name].base)
+        record = base_record(self.model, self.cards[name].base)
         with checkpoints.written_whole(out) as temporary, _no_warnings():
             self.model.save_pretrained(temporary, selected_adapters=[name])
             if name != "default":
@@ -269,7 +271,7 @@ class AdapterSet:
                     f"{folder}: a {config.get('peft_type')} adapter cannot join {name!r}, a {kind} "
                     "adapter: one set holds one method. Make a second AdapterSet."
                 )
-        adapters.check_base(self.model, "this model", folder, read_base_record(folder))
+        check_base(self.model, "this model", folder, read_base_record(folder))
 
     def _mixes(self, name: str | None) -> bool:
         """Whether rows of this adapter may share a batch with rows of others."""
