@@ -18,11 +18,11 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from torch.nn.utils.rnn import pad_sequence
 
-from ftlab import chat, rules, templates
+from ftlab import chat, templates
 from ftlab.chat.fit import shortened, too_long
 from ftlab.data import Data, read
 from ftlab.errors import DataError, RecipeError
-from ftlab.recipe import KNOBS, Recipe
+from ftlab.recipe import KNOBS, Recipe, rules
 from ftlab.tokens import IGNORED, Encoded, EncodedPair
 
 if TYPE_CHECKING:

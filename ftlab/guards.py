@@ -18,8 +18,8 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from ftlab import adapters, checkpoints, optimizers, rules
-from ftlab.recipe import Recipe
+from ftlab import adapters, checkpoints, optimizers
+from ftlab.recipe import Recipe, rules
 from ftlab.run import Meter, Observer, Run
 
 

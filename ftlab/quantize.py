@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ftlab.errors import ModelError
-from ftlab.rules import BITS, EETQ
+from ftlab.recipe.rules import BITS, EETQ
 
 # How transformers names what a stored model is quantized with -> packages that compute with it.
 PACKAGES = {

@@ -24,7 +24,7 @@ from transformers import PrinterCallback, Trainer, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ftlab import adapters, batches, checkpoints, optimizers, rules
+from ftlab import adapters, batches, checkpoints, optimizers
 from ftlab.adapters import adapt, trainable_parameters
 from ftlab.adapters.methods import split
 from ftlab.base import base_record, check_base
@@ -32,7 +32,7 @@ from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
 from ftlab.guards import Alarm, Guards, NotFinite, Recorder, Setup
 from ftlab.models import load, load_for, pick_dtype, quiet_loading
-from ftlab.recipe import Recipe
+from ftlab.recipe import Recipe, rules
 from ftlab.run import Meter, Observer, Run, summarize, write_folder
 
 # stage -> the module whose `build(setup)` makes its trainer

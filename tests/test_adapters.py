@@ -127,7 +127,7 @@ def test_a_fresh_process_reads_a_bottleneck_adapter(tiny, ids, tmp_path, monkeyp
     for table in (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING):
         monkeypatch.delitem(table, "BOTTLENECK")
     monkeypatch.delitem(sys.modules, "ftlab.adapters.bottleneck")
-    monkeypatch.delattr(ftlab, "bottleneck")
+    monkeypatch.delattr(ftlab.adapters, "bottleneck")
     again = ftlab.load("tiny", adapter=run.folder)[0]
     assert torch.allclose(logits(again, ids), expected, atol=1e-5)
 

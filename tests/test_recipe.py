@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from ftlab import Recipe, RecipeError
-from ftlab.recipe import _LACKS, EXTENSIONS, KNOBS, NO_EFFECT
+from ftlab.recipe import EXTENSIONS, KNOBS, NO_EFFECT
+from ftlab.recipe.known import _LACKS
 
 # The file of a published LLaMA-Factory tutorial, its model and data replaced.
 TUTORIAL = """

@@ -27,7 +27,7 @@ from ftlab.errors import RecipeError
 from ftlab.models import adapter_config, gives_scores, with_score
 from ftlab.quantize import describe
 from ftlab.recipe import Recipe
-from ftlab.rules import PROMPTS
+from ftlab.recipe.rules import PROMPTS
 
 STATE = "trainable.safetensors"  # in a checkpoint whose adapter file is not what trains
 QUANTIZED = ("Linear4bit", "Linear8bitLt", "HQQLinear")

@@ -15,7 +15,7 @@ import torch
 from ftlab.adapters.bottleneck import TARGETS, BottleneckConfig
 from ftlab.errors import RecipeError
 from ftlab.recipe import Recipe
-from ftlab.rules import PROMPTS
+from ftlab.recipe.rules import PROMPTS
 
 SCALED = ["k_proj", "v_proj", "down_proj"]  # IA3 scales keys, values and the MLP's inside
 

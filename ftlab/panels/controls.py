@@ -14,7 +14,7 @@ import ipywidgets as w
 
 from ftlab.errors import RecipeError
 from ftlab.recipe import KNOBS, Knob, Recipe
-from ftlab.rules import PROMPTS
+from ftlab.recipe.rules import PROMPTS
 from ftlab.svg import number
 
 GROUPS = {"learning": "Learning", "lora": "LoRA", "oft": "OFT", "virtual": "Learned prompt",

@@ -8,43 +8,20 @@ change what is trained. Taught in notebooks/07_sft.ipynb.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 
-from ftlab import rules
 from ftlab.data.registry import data_dir
 from ftlab.errors import RecipeError
+from ftlab.recipe import rules
+from ftlab.recipe.knobs import Knob, convert, knob
+from ftlab.recipe.known import EXTENSIONS, NO_EFFECT, check_keys
+from ftlab.recipe.strict_yaml import parse_yaml
 from ftlab.templates import named
-
-
-@dataclass(frozen=True)
-class Knob:
-    """What a form needs to know about one parameter.
-
-    ``low`` and ``high`` bound the value; ``slider`` is the narrower range that a panel offers.
-    """
-
-    name: str
-    kind: str
-    default: Any
-    help: str
-    group: str
-    low: float | None = None
-    high: float | None = None
-    scale: str = "linear"
-    choices: tuple[str, ...] | None = None
-    slider: tuple[float, float] | None = None
-
-
-def knob(default: Any, help: str, group: str, **limits: Any) -> Any:
-    """A dataclass field that carries its help and limits."""
-    return field(default=default, metadata={"help": help, "group": group, **limits})
-
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 OPTIMIZERS = (
@@ -406,7 +383,7 @@ class Recipe:
     repetition_penalty: float = knob(1.0, "above 1 avoids repeating", "generation", low=0)
 
     def __init__(self, **values: Any) -> None:
-        check_keys(values)
+        check_keys(values, KNOBS)
         for name, item in KNOBS.items():
             setattr(self, name, convert(item, values[name]) if name in values else item.default)
         self.notices = [NO_EFFECT[key] for key in values if key in NO_EFFECT]
@@ -500,153 +477,3 @@ def _knobs() -> dict[str, Knob]:
 
 
 KNOBS: dict[str, Knob] = _knobs()
-
-# Keys that LLaMA-Factory does not know: written only where they change something.
-EXTENSIONS = (
-    "truncation_strategy", "init_lora_weights", "num_virtual_tokens", "bottleneck_size",
-    "export_format", "precompute_ref_log_probs", "reward_funcs", "kl_coef", "cliprange",
-    "num_generations",
-)  # fmt: skip
-
-# LLaMA-Factory's keys that are read and change nothing here, with the sentence that says so.
-NO_EFFECT = {
-    "overwrite_cache": "overwrite_cache: no effect here, ftlab keeps no tokenized cache.",
-    "preprocessing_num_workers": "preprocessing_num_workers: no effect, one process encodes.",
-    "ddp_timeout": "ddp_timeout: no effect here, this run is one process.",
-    "infer_backend": "infer_backend: no effect here, ftlab generates with transformers.",
-    "include_num_input_tokens_seen": "include_num_input_tokens_seen: tokens are always counted.",
-    "trust_remote_code": "trust_remote_code: ftlab never runs code from a model folder.",
-    "use_fast_tokenizer": "use_fast_tokenizer: no effect here, tokenizers are always fast ones.",
-    "flash_attn": "flash_attn: no effect here, PyTorch's own attention (sdpa) is used.",
-}
-
-# Known keys of features that this version lacks; they pass only when they switch the feature off.
-LACKING = {
-    "BCO": "pref_bco_weight",
-    "LLaMA Pro": "use_llama_pro",
-    "other SFT losses": "use_dft_loss use_asft_loss use_eaft_loss asft_alpha eaft_alpha",
-    "Unsloth": "use_unsloth use_unsloth_gc",
-    "Liger kernels": "enable_liger_kernel",
-    "LongLoRA": "shift_attn",
-    "DeepSpeed and FSDP": "deepspeed fsdp fsdp_config",
-    "changing the vocabulary": "resize_vocab add_tokens add_special_tokens",
-    "batch prediction": "do_predict predict_with_generate",
-    "streaming data": "streaming tokenized_path",
-    "quantized export": "export_quantization_bit export_quantization_dataset "
-    "export_quantization_nsamples export_quantization_maxlen",
-    "token accuracy": "compute_accuracy",
-    "early stopping": "early_stopping_steps load_best_model_at_end metric_for_best_model",
-    "resuming by recipe (use ftlab.resume)": "resume_from_checkpoint",
-    "uploading": "push_to_hub hub_model_id export_hub_model_id",
-    "several evaluation sets": "eval_on_each_dataset",
-    "tools as text": "tool_format preserve_thinking",
-    "layer-norm upcasting": "upcast_layernorm",
-}
-_LACKS = {key: feature for feature, keys in LACKING.items() for key in keys.split()}
-_OFF = (None, False, 0, "", "none", "no")
-
-
-def check_keys(values: Mapping[str, Any]) -> None:
-    """Raise RecipeError for a key that is unknown, or known but of a feature ftlab lacks."""
-    for key, value in values.items():
-        if key in KNOBS or key in NO_EFFECT:
-            continue
-        if key in _LACKS:
-            if value in _OFF:
-                continue
-            raise RecipeError(
-                f"{key}={value!r}: this version of ftlab has no {_LACKS[key]}. Remove the key."
-            )
-        near = get_close_matches(str(key), [*KNOBS, *NO_EFFECT, *_LACKS], n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"{key!r} is no key of a recipe.{hint}")
-
-
-def convert(item: Knob, value: Any) -> Any:
-    """``value`` as the knob's type, checked against its limits; RecipeError otherwise."""
-    if value is None:
-        if "None" in item.kind:
-            return None
-        raise RecipeError(f"{item.name}: needs a value, found none. Default: {item.default!r}.")
-    value = _typed(item, value)
-    if item.choices and value not in item.choices:
-        near = get_close_matches(str(value), item.choices, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"{item.name}={value!r}: choose one of {', '.join(item.choices)}.{hint}")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        low, high = item.low, item.high
-        if (
-            value != value
-            or (low is not None and value < low)
-            or (high is not None and value > high)
-        ):
-            bounds = f">= {low}" if high is None else f"between {low} and {high}"
-            raise RecipeError(f"{item.name}={value!r} is out of range: it must be {bounds}.")
-    return value
-
-
-def _typed(item: Knob, value: Any) -> Any:
-    wrong = RecipeError(
-        f"{item.name}={value!r}: expected {_KIND_WORDS[_kind(item)]}, found {type(value).__name__}."
-    )
-    kind = _kind(item)
-    if kind == "bool":
-        words = {"true": True, "false": False}
-        value = words.get(value.lower(), value) if isinstance(value, str) else value
-        if not isinstance(value, bool):
-            raise wrong
-        return value
-    if kind == "str":
-        if isinstance(value, list | tuple):
-            return ",".join(map(str, value))
-        if not isinstance(value, str):
-            raise wrong
-        return value
-    try:
-        # YAML 1.1 reads 1e-4 as a string: numbers may come as text.
-        number = float(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
-        number = None
-    if number is None or (kind == "int" and number != int(number)):
-        raise wrong
-    return int(number) if kind == "int" else number
-
-
-_KIND_WORDS = {"bool": "true or false", "str": "text", "int": "a whole number", "float": "a number"}
-
-
-def _kind(item: Knob) -> str:
-    return next(kind for kind in _KIND_WORDS if kind in item.kind)
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a doubled key instead of keeping the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping without doubled keys; RecipeError with both lines otherwise."""
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = key_node.value, key_node.start_mark.line + 1
-            if key in seen:
-                raise RecipeError(
-                    f"line {line}: key {key!r} appears twice (first in line {seen[key]})."
-                )
-            seen[key] = line
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """YAML text -> keys and values; RecipeError with line and column when it is malformed."""
-    try:
-        values = _Loader(text).get_single_data()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise RecipeError(f"{where}{place}: not readable as YAML ({error.problem}).") from error
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(
-            f"{where}: expected lines of `key: value`, found {type(values).__name__}."
-        )
-    return values
