@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ftlab import checkpoints, models, templates
+from ftlab.adapters.folders import adapter_config, load_adapter
 from ftlab.base import check_base, embedding_rows, untie, weights_hash
 from ftlab.errors import CheckpointError, ModelError
 from ftlab.export import (
@@ -107,7 +108,7 @@ def merge(
 
 def _read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """An adapter's configuration, what it says about its base, and what nothing proves."""
-    config, path, notes = models.adapter_config(folder), folder / checkpoints.BASE, []
+    config, path, notes = adapter_config(folder), folder / checkpoints.BASE, []
     if (folder / checkpoints.MANIFEST).is_file():
         checkpoints.verify(folder)
     else:
@@ -152,7 +153,7 @@ def _as_trained(
 def _with_adapter(model: Any, adapter: Path, tokenizer: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's word on ties and missing keys: checked here
-        model = models.load_adapter(model, adapter).eval()
+        model = load_adapter(model, adapter).eval()
     kind = model.peft_config["default"].peft_type.value
     if not hasattr(model.base_model, "merge_and_unload"):
         raise ModelError(f"{adapter}: a {kind} adapter has no weights to merge. Load it along.")

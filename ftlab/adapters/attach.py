@@ -21,10 +21,11 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from ftlab.adapters.folders import adapter_config
 from ftlab.adapters.methods import check, configuration, linear_layers, parts, split
 from ftlab.base import base_record
 from ftlab.errors import RecipeError
-from ftlab.models import adapter_config, gives_scores, with_score
+from ftlab.models import gives_scores, with_score
 from ftlab.quantize import describe
 from ftlab.recipe import Recipe
 from ftlab.recipe.rules import PROMPTS

@@ -16,7 +16,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ftlab import checkpoints, models
+from ftlab import checkpoints
+from ftlab.adapters.folders import adapter_config
 from ftlab.errors import CheckpointError, ModelError
 
 _COLUMNS = ("name", "method", "rank", "alpha", "targets", "parameters", "bytes", "base", "made by")
@@ -99,7 +100,7 @@ def describe(folder: str | Path, name: str = "") -> AdapterCard:
     folder = Path(folder)
     card = AdapterCard(name or folder.name, folder)
     try:
-        config = models.adapter_config(folder)
+        config = adapter_config(folder)
         with safe_open(folder / "adapter_model.safetensors", "pt") as file:
             shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
         record = read_base_record(folder)

@@ -23,7 +23,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ftlab import checkpoints, models
+from ftlab import checkpoints
 from ftlab.adapters import combination
 from ftlab.adapters.cards import (
     AdapterCard,
@@ -33,6 +33,7 @@ from ftlab.adapters.cards import (
     read_base_record,
     targets,
 )
+from ftlab.adapters.folders import adapter_config, load_adapter
 from ftlab.base import base_record, check_base
 from ftlab.errors import CheckpointError, ModelError
 from ftlab.generate import BASE, Prompt, generate
@@ -83,11 +84,11 @@ class AdapterSet:
         card, folder = describe(folder, name), Path(folder)
         if card.fault:
             raise ModelError(card.fault)
-        self._check_new(models.adapter_config(folder), folder)
+        self._check_new(adapter_config(folder), folder)
         active = self.active
         try:
             with _no_warnings():
-                self.model = models.load_adapter(self.model, folder, name)
+                self.model = load_adapter(self.model, folder, name)
         except ModelError:
             self._drop(name)
             raise
