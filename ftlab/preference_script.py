@@ -183,7 +183,7 @@ def _arguments(recipe: Recipe) -> str:
     from pathlib import Path
 
     from ftlab.alignment.preference import _TABLE
-    from ftlab.train import common_arguments
+    from ftlab.arguments import common_arguments
 
     ours = common_arguments(recipe, Path(recipe.output_dir or "out"))
     values = {key: ours[key] for key in ours if key in script._SCRIPT_KEYS}

@@ -214,8 +214,8 @@ def _arguments(recipe: Recipe) -> str:
 
     from trl import SFTConfig
 
+    from ftlab.arguments import training_arguments
     from ftlab.batches import packs
-    from ftlab.train import training_arguments
 
     ours = training_arguments(recipe, Path(recipe.output_dir or "out"))
     keys = [f.name for f in fields(SFTConfig) if f.init and f.name in _SCRIPT_KEYS]

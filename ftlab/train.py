@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,17 +20,18 @@ from typing import Any
 import torch
 from datasets import disable_progress_bars
 from transformers import PrinterCallback, Trainer, set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ftlab import adapters, batches, checkpoints, optimizers
 from ftlab.adapters import adapt, trainable_parameters
 from ftlab.adapters.methods import split
+from ftlab.arguments import common_arguments, precision_notice, training_arguments
 from ftlab.base import base_record, check_base
 from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
 from ftlab.guards import Alarm, Guards, NotFinite, Recorder, Setup
-from ftlab.models import load, load_for, pick_dtype, quiet_loading
+from ftlab.models import load, load_for, pick_device, quiet_loading
 from ftlab.recipe import Recipe, rules
 from ftlab.run import Meter, Observer, Run, summarize, write_folder
 
@@ -206,75 +206,6 @@ def _bytes_to_save(model: Any) -> int:
     return 2 * 3 * weights + 10_000_000
 
 
-def precision_notice(recipe: Recipe) -> list[str]:
-    """A sentence when the recipe asks for a precision that this machine does not train in."""
-    wanted = "bfloat16" if recipe.bf16 or recipe.pure_bf16 else "float16" if recipe.fp16 else None
-    here = pick_dtype(_device().type)
-    if wanted is None or wanted == here.value:
-        return []
-    return [f"{wanted} asked for, {here.value} used: {here.reason}."]
-
-
-def _device() -> torch.device:
-    from ftlab.models import pick_device
-
-    return torch.device(pick_device().value)
-
-
-def common_arguments(recipe: Recipe, folder: Path | None = None) -> dict[str, Any]:
-    """What every stage's configuration has: transformers' TrainingArguments by name."""
-    device = _device()
-    here = pick_dtype(device.type).value
-    warmup = recipe.warmup_steps or recipe.warmup_ratio  # below 1 a share, else steps
-    return {
-        "output_dir": str(folder or Path(tempfile.gettempdir()) / "ftlab-unsaved"),
-        "learning_rate": recipe.learning_rate,
-        "num_train_epochs": recipe.num_train_epochs,
-        "max_steps": recipe.max_steps,
-        "per_device_train_batch_size": recipe.per_device_train_batch_size,
-        "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
-        "gradient_checkpointing": recipe.gradient_checkpointing,
-        "lr_scheduler_type": recipe.lr_scheduler_type,
-        "warmup_steps": warmup,
-        "weight_decay": recipe.weight_decay,
-        "max_grad_norm": recipe.max_grad_norm,
-        **optimizers.arguments(recipe),
-        "adam_beta1": recipe.adam_beta1,
-        "adam_beta2": recipe.adam_beta2,
-        "adam_epsilon": recipe.adam_epsilon,
-        "neftune_noise_alpha": recipe.neftune_noise_alpha,
-        "seed": recipe.seed,
-        "bf16": recipe.bf16 and here == "bfloat16",
-        "fp16": recipe.fp16 and here == "float16",
-        "eval_strategy": recipe.eval_strategy,
-        "eval_steps": recipe.eval_steps,
-        "logging_steps": recipe.logging_steps,
-        "logging_nan_inf_filter": False,  # the default hides a NaN loss and trains on
-        "save_strategy": recipe.save_strategy if folder else "no",
-        "save_steps": recipe.save_steps,
-        "dataloader_num_workers": recipe.dataloader_num_workers,
-        "dataloader_pin_memory": device.type == "cuda",
-        "use_cpu": device.type == "cpu",
-        "report_to": [] if recipe.report_to == "none" else recipe.report_to.split(","),
-        "disable_tqdm": True,
-    }
-
-
-def training_arguments(
-    recipe: Recipe, folder: Path | None = None, vocabulary: int = 0
-) -> SFTConfig:
-    """The recipe as TRL's SFTConfig, for a model with that many tokens in its vocabulary."""
-    return SFTConfig(
-        **common_arguments(recipe, folder),
-        # TRL's default computes the loss in chunks, which saves memory with a vocabulary of 150,000
-        # tokens and costs time with one of 2,000.
-        loss_type="chunked_nll" if vocabulary > 32_000 else "nll",
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-
-
 class CourseTrainer(Guards, SFTTrainer):
     """TRL's trainer for pt and sft, less its per-step entropy and accuracy."""
 
@@ -294,7 +225,7 @@ def _execute(
 ) -> Run:
     """Train, and whatever happens leave a truthful status and a folder without halves."""
     run, stop = setup.run, stop or threading.Event()
-    meter = setup.meter = Meter(_device())
+    meter = setup.meter = Meter(torch.device(pick_device().value))
     setup.callbacks += [Recorder(run, meter, observers, stop), Alarm(run, setup.quiet)]
     try:
         if run.folder:
@@ -356,7 +287,7 @@ def _fit(trainer: Any, stop: threading.Event, checkpoint: Path | None) -> str:
 def _garbage_left() -> Iterator[None]:
     """Inside, a CPU's run skips the objects there are in collecting garbage: accelerate collects at
     its start and would walk through all that the libraries have loaded, for half a second."""
-    if _device().type == "cpu":
+    if pick_device().value == "cpu":
         gc.freeze()
     try:
         yield

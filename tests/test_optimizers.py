@@ -105,7 +105,7 @@ def test_muons_state_is_that_of_both(tiny):
 def test_lora_plus_gives_b_its_own_rate(tiny):
     recipe = brief(loraplus_lr_ratio=4, finetuning_type="lora", learning_rate=1e-3)
     model = adapt(tiny[0], recipe)
-    from ftlab.train import training_arguments
+    from ftlab.arguments import training_arguments
 
     made = optimizers.build(model, recipe, training_arguments(recipe))
     names = {id(p): name for name, p in model.named_parameters()}

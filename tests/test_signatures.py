@@ -21,10 +21,10 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ftlab.adapters.methods import configuration
+from ftlab.arguments import common_arguments, training_arguments
 from ftlab.guards import Guards, Recorder
 from ftlab.recipe import METHODS, Recipe
 from ftlab.script import _SCRIPT_KEYS
-from ftlab.train import common_arguments, training_arguments
 
 
 def parameters(function):
