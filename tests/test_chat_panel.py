@@ -11,15 +11,10 @@ from peft import LoraConfig, get_peft_model
 
 from ftlab.generate import generate, turn
 from ftlab.panels import chat_panel
-from tests.test_data_panel import SHARED
 from tests.test_generate import Steps, saying
 from tests.throwaway import small_model, small_tokenizer
+from tests.widgets import check_shared
 
-USED = {
-    **SHARED,
-    "Text": SHARED["Text"] | {"placeholder"},
-    "IntText": {"value", "description", "style", "layout"},
-}
 QUESTION = [{"role": "user", "content": "Wer?"}]
 
 
@@ -261,20 +256,7 @@ def test_an_empty_question_is_none(tokenizer: Any) -> None:
 
 
 def test_only_what_both_ipywidgets_share_is_used(tokenizer: Any) -> None:
-    waiting, seen = [type_in(make(tuned(), tokenizer), "?").widget], set()
-    while waiting:
-        widget = waiting.pop()
-        name = type(widget).__name__
-        seen.add(name)
-        fresh = type(widget)()
-        public = {
-            key
-            for key in widget.keys
-            if not key.startswith("_") and key not in ("layout", "style", "tabbable")
-            and getattr(widget, key) != getattr(fresh, key)
-        }  # fmt: skip
-        assert public <= USED[name] | {"index"}, f"{name}: {public - USED[name]}"
-        waiting += getattr(widget, "children", ())
+    seen = check_shared(type_in(make(tuned(), tokenizer), "?").widget)
     assert {"Text", "IntText", "Button", "Dropdown", "IntSlider", "FloatSlider", "HTML"} <= seen
 
 

@@ -11,9 +11,7 @@ import pytest
 import ftlab
 from ftlab.panels import data_panel
 from ftlab.panels.data import OWN
-from tests.test_panel import COMMON
-
-SHARED = {**COMMON, "Text": {"value", "description", "style", "layout"}}
+from tests.widgets import check_shared
 
 
 @pytest.fixture
@@ -82,18 +80,5 @@ def test_what_cannot_be_read_is_said_in_the_panel(path: Path) -> None:
 
 
 def test_only_what_both_ipywidgets_share_is_used(path: Path) -> None:
-    waiting, seen = [make(path).widget], set()
-    while waiting:
-        widget = waiting.pop()
-        name = type(widget).__name__
-        seen.add(name)
-        fresh = type(widget)()
-        public = {
-            key
-            for key in widget.keys
-            if not key.startswith("_") and key not in ("layout", "style", "tabbable")
-            and getattr(widget, key) != getattr(fresh, key)
-        }  # fmt: skip
-        assert public <= SHARED[name] | {"index"}, f"{name}: {public - SHARED[name]}"
-        waiting += getattr(widget, "children", ())
+    seen = check_shared(make(path).widget)
     assert {"Text", "Button", "Dropdown", "IntSlider", "Checkbox", "HTML"} <= seen

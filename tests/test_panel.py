@@ -17,27 +17,9 @@ from ftlab.panels import controls, training, worker
 from ftlab.panels.training import TrainingPanel
 from ftlab.recipe import KNOBS
 from ftlab.run import Run
+from tests.widgets import SHARED, check_shared
 
 LONG = 5000  # steps: more than any test waits for
-
-# What the panel may use: widget classes of ipywidgets 7.7.1 and the traits they have there.
-BOX = {"children", "layout"}
-DESCRIBED = {"description", "description_tooltip", "tooltip", "style", "layout", "value"}
-SLIDER = DESCRIBED | {"min", "max", "step", "base", "continuous_update", "readout_format"}
-CHOICE = DESCRIBED | {"_options_labels", "index", "continuous_update"}
-COMMON = {
-    "VBox": BOX,
-    "HBox": BOX,
-    "HTML": DESCRIBED,
-    "Button": DESCRIBED | {"button_style"},
-    "IntSlider": SLIDER,
-    "FloatSlider": SLIDER,
-    "FloatLogSlider": SLIDER,
-    "SelectionSlider": CHOICE,
-    "Dropdown": CHOICE,
-    "Checkbox": DESCRIBED | {"indent"},
-    "Layout": {"width", "max_width", "min_width", "flex", "flex_flow"},
-}
 
 
 def stand_in(
@@ -333,24 +315,7 @@ def test_an_unknown_or_unbounded_control_is_a_recipe_error() -> None:
 def test_only_what_both_ipywidgets_share_is_used() -> None:
     panel = make(controls=["learning_rate", "weight_decay", "max_steps", "lora_rank",
                            "lr_scheduler_type", "use_dora"])  # fmt: skip
-    seen, waiting = set(), [panel.widget]
-    while waiting:
-        widget = waiting.pop()
-        name = type(widget).__name__
-        seen.add(name)
-        fresh = type(widget)(options=[0]) if name == "SelectionSlider" else type(widget)()
-        public = {
-            key
-            for key in widget.keys
-            if not key.startswith("_") and key not in ("layout", "style", "tabbable")
-            and getattr(widget, key) != getattr(fresh, key)
-        }  # fmt: skip
-        assert public <= COMMON[name], f"{name}: {public - COMMON[name]}"
-        waiting += [
-            *getattr(widget, "children", ()),
-            *([widget.layout] if name != "Layout" else []),
-        ]
-    assert seen == set(COMMON) - set()
+    assert check_shared(panel.widget) == set(SHARED) - {"Text", "IntText"}
 
 
 def test_a_panel_shows_as_a_widget_with_words_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
