@@ -72,6 +72,7 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--port", type=int, default=8000, help="default 8000; 0: any free one")
     serve.add_argument("--adapter", action="append", default=[], metavar="[NAME=]DIR",
                        help="one more adapter of the same base; may be repeated")  # fmt: skip
+    serve.add_argument("--quantization-bit", type=int, metavar="N", help="hold the base in 8 or 4")
     serve.set_defaults(command=_serve)
 
 
@@ -223,7 +224,10 @@ def _export(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from ftlab.serving.server import serve
 
-    with serve(options.folder, adapters=options.adapter, port=options.port) as server:
+    bits, port = options.quantization_bit, options.port
+    with serve(
+        options.folder, adapters=options.adapter, port=port, quantization_bit=bits
+    ) as server:
         print(f"{', '.join(server.names)} at {server.url} (OpenAI's API). Ctrl-C ends.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.wait()

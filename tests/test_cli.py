@@ -257,6 +257,12 @@ def test_serve_answers_until_ctrl_c(folder):
         assert (process.wait(30), process.stderr.read()) == (0, "")
 
 
+def test_serve_refuses_bits_that_no_library_has(folder, capsys):
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    assert main(["serve", "tiny", "--port", "0", "--quantization-bit", "3"]) == 2
+    assert "quantization_bit=3: bnb knows 8, 4" in capsys.readouterr().err
+
+
 def test_a_wrong_folder_to_serve_is_one_message(folder, capsys):
     pytest.importorskip("uvicorn", reason="the extra serve is not installed")
     assert main(["serve", "./nowhere", "--port", "0"]) == 2
