@@ -44,15 +44,28 @@ def train(tmp_path, capsys, **changes):
 
 
 def written(form, rows, path):
+    """The rows in a file, in the words of a format."""
     bare = [{key: row[key] for key in row if key not in ("source", "extra")} for row in rows]
-    path.write_text(json.dumps([row_as(form, row) for row in bare]), encoding="utf-8")
+    if form.columns.keys() & {"messages", "prompt"}:
+        found = [row_as(form, row) for row in bare]
+    else:  # the question is part of both answers
+        dialect, tags = form.dialect, form.tags
+        sides = {side: form.columns[side] for side in ("chosen", "rejected")}
+        found = [
+            {column: [{dialect.role: tags[f"{turn['role']}_tag"], dialect.content: turn["content"]}
+                      for turn in [*row["prompt"], *row[side]]]
+             for side, column in sides.items()}
+            for row in bare
+        ]  # fmt: skip
+    path.write_text(json.dumps(found), encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize(
-    "form", [f for f in PREFERENCE + KTO if f.columns.keys() & {"messages", "prompt"}],
-    ids=lambda form: f"{form.title}: {', '.join(sorted(form.marks))}",
-)  # fmt: skip
+def named(form):
+    return f"{form.title}: {', '.join(sorted(form.marks))}"
+
+
+@pytest.mark.parametrize("form", PREFERENCE + KTO, ids=named)
 def test_rows_of_every_format_give_the_same_ids(form, rows, tiny, tmp_path):
     stage = {"preference": "dpo", "kto": "kto"}[form.kind]
     found = ftlab.read(written(form, rows[form.kind], tmp_path / "rows.json"))
@@ -61,60 +74,102 @@ def test_rows_of_every_format_give_the_same_ids(form, rows, tiny, tmp_path):
     assert ours.to_dict() == theirs.to_dict()
 
 
-@pytest.mark.parametrize(
-    "form",
-    [f for f in PREFERENCE if f.name in ("alpaca", "swift", "prompt/completion")]
-    + list({f.name: f for f in PREFERENCE if "messages" in f.columns}.values())
-    + list({f.name: f for f in KTO if f.name != "alpaca" and "messages" in f.columns}.values())
-    + [f for f in KTO if f.name == "alpaca"],
-    ids=lambda form: f"{form.title}: {', '.join(sorted(form.marks))}",
-)  # fmt: skip
-def test_the_command_line_trains_on_it(form, rows, tmp_path, capsys):
-    if form.columns.get("chosen") == "messages":
-        pairs = [
-            {"messages": [*row["prompt"], *row["chosen"]],
-             "rejected_messages": [*row["prompt"], *row["rejected"]]}
-            for row in rows["preference"]
-        ]  # fmt: skip
-        path = tmp_path / "rows.json"
-        path.write_text(json.dumps(pairs), encoding="utf-8")
-    else:
-        path = written(form, rows[form.kind], tmp_path / "rows.json")
-    stage = {"preference": "dpo", "kto": "kto"}[form.kind]
-    code, said = train(tmp_path, capsys, stage=stage, dataset=str(path))
+@pytest.mark.parametrize(("stage", "forms"), [("dpo", PREFERENCE), ("rm", PREFERENCE[:1]),
+                                              ("kto", KTO)])  # fmt: skip
+def test_the_command_line_trains_on_every_format(stage, forms, rows, tmp_path, capsys):
+    """One file for each format, all of them in one run: a row of each is trained on."""
+    files = [
+        str(written(form, rows[form.kind][i % 4 :][:1], tmp_path / f"{i}.json"))
+        for i, form in enumerate(forms)
+    ]
+    code, said = train(
+        tmp_path, capsys, stage=stage, dataset=",".join(files), max_samples=100_000,
+        per_device_train_batch_size=4, gradient_accumulation_steps=1,
+    )  # fmt: skip
     assert code == 0, said
-    assert "finished: 2 steps" in said
+    assert f"finished: {-(-len(forms) // 4)} steps" in said
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def trl(rows, *answers):
+    """Rows as TRL's documentation writes them: a list of messages for each part."""
+    return [{key: row[key] for key in ("prompt", *answers)} for row in rows]
+
+
+def test_the_command_line_trains_on_conversations_of_trl(rows, tiny, tmp_path, capsys):
+    cases = (("dpo", "preference", ("chosen", "rejected")), ("kto", "kto", ("completion", "label")))
+    for stage, kind, answers in cases:
+        path = tmp_path / f"{stage}.jsonl"
+        lines = map(json.dumps, trl(rows[kind], *answers))
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        recipe, found = ftlab.Recipe(stage=stage), ftlab.read(path)
+        ours, theirs = (batches.dataset(tiny[1], r, recipe)[0] for r in (found, rows[kind]))
+        assert ours.to_dict() == theirs.to_dict()
+        folder = str(tmp_path / f"out_{stage}")
+        code, said = train(
+            tmp_path, capsys, stage=stage, dataset=str(path), output_dir=folder
+        )  # fmt: skip
+        assert code == 0 and "finished: 2 steps" in said, said
 
 
 ALPACA = {"columns": {"prompt": "instruction", "query": "input", "chosen": "chosen",
                       "rejected": "rejected"}, "ranking": True}  # fmt: skip
-SHAREGPT = {"formatting": "sharegpt", "ranking": True, "columns": {
-    "messages": "conversations", "chosen": "chosen", "rejected": "rejected"}}  # fmt: skip
-OPENAI = {"formatting": "sharegpt", "ranking": True,
-          "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
-          "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user",
-                   "assistant_tag": "assistant", "system_tag": "system"}}  # fmt: skip
+ROLES = {"role_tag": "role", "content_tag": "content", "user_tag": "user",
+         "assistant_tag": "assistant"}  # fmt: skip
+OPENAI = {
+    "formatting": "sharegpt",
+    "ranking": True,
+    "tags": {**ROLES, "system_tag": "system"},
+    "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
+}
+# The entries of LLaMA-Factory's own dataset_info.json, of the rows below.
+OWN = {
+    "dpo_en_demo": {"formatting": "sharegpt", "ranking": True, "columns": {
+        "messages": "conversations", "chosen": "chosen", "rejected": "rejected"}},
+    "ultrafeedback": {"ranking": True, "columns": {
+        "prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}},
+    "orca_pairs": {"ranking": True, "columns": {"prompt": "question", "chosen": "chosen",
+                                                "rejected": "rejected", "system": "system"}},
+    "kto_en_demo": {"formatting": "sharegpt", "tags": ROLES,
+                    "columns": {"messages": "messages", "kto_tag": "label"}},
+    "kto_mix_en": {"formatting": "sharegpt", "tags": ROLES,
+                   "columns": {"messages": "completion", "kto_tag": "label"}},
+    "ultrafeedback_kto": {"columns": {"prompt": "prompt", "response": "completion",
+                                      "kto_tag": "label"}},
+}  # fmt: skip
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+PAIR = {"chosen": "Yes", "rejected": "No"}
+ROW = {
+    "alpaca": {"instruction": "Hi", "input": "there", **PAIR},
+    "openai": {"messages": TURNS[:1], "chosen": TURNS[1], "rejected": TURNS[1]},
+    "dpo_en_demo": {"conversations": [{"from": "human", "value": "Hi"}],
+                    **{side: {"from": "gpt", "value": text} for side, text in PAIR.items()}},
+    "ultrafeedback": {"instruction": "Hi", **PAIR},
+    "orca_pairs": {"system": "", "question": "Hi", **PAIR},
+    "kto_en_demo": {"messages": TURNS, "label": True},
+    "kto_mix_en": {"prompt": "Hi", "completion": TURNS, "label": True},
+    "ultrafeedback_kto": {"prompt": "Hi", "completion": "Yes", "label": True},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("stage", "entry", "name"),
-    [("rm", ALPACA, "alpaca"), ("dpo", SHAREGPT, "sharegpt"), ("dpo", OPENAI, "openai"),
-     ("rm", SHAREGPT, "sharegpt")],
+    ("name", "stages"),
+    [("alpaca", ["rm", "dpo"]), ("openai", ["dpo"]), ("dpo_en_demo", ["rm", "dpo"]),
+     ("ultrafeedback", ["dpo"]), ("orca_pairs", ["dpo"]), ("kto_en_demo", ["kto"]),
+     ("kto_mix_en", ["kto"]), ("ultrafeedback_kto", ["kto"])],
 )  # fmt: skip
-def test_ranking_datasets_of_dataset_info_are_trained_on(
-    stage, entry, name, rows, tmp_path, capsys
-):
-    wanted = entry["columns"].get("messages")
-    forms = (f for f in PREFERENCE if f.name == name and "prompt" in f.columns or wanted)
-    form = next(f for f in forms if f.name == name and f.columns.get("messages") == wanted)
-    written(form, rows["preference"], tmp_path / "pairs.json")
-    info = {"pairs": {"file_name": "pairs.json", **entry}}
+def test_datasets_of_dataset_info_are_trained_on(name, stages, tmp_path, capsys):
+    entry = {"alpaca": ALPACA, "openai": OPENAI, **OWN}[name]
+    other = {"label": False} if stages == ["kto"] else {}
+    (tmp_path / "rows.json").write_text(json.dumps([ROW[name], ROW[name] | other]))
+    info = {name: {"file_name": "rows.json", **entry}}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
-    code, said = train(
-        tmp_path, capsys, stage=stage, dataset="pairs", dataset_dir=str(tmp_path)
-    )  # fmt: skip
-    assert code == 0, said
+    for stage in stages:
+        code, said = train(
+            tmp_path, capsys, stage=stage, dataset=name, dataset_dir=str(tmp_path),
+            output_dir=str(tmp_path / stage),
+        )  # fmt: skip
+        assert code == 0 and "finished: 1 steps" in said, said
 
 
 @pytest.mark.parametrize("loss", ["hinge", "ipo", "orpo", "simpo"])
