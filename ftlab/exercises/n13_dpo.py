@@ -28,7 +28,7 @@ def ranked_right(model, reference):
     why="A short answer is likelier than a long one from the start: only the change tells.",
 )
 def ranked_right(answer: Callable[[Pairs, Pairs], float]) -> None:
-    """Log-probabilities (chosen, rejected) by model and reference -> share of pairs ranked right."""
+    """(chosen, rejected) log-probabilities by model and reference -> share ranked right."""
     share = answer([(-1.0, -2.0)], [(-1.0, -1.0)])
     expect(share == 1, "the rejected answer lost, the chosen did not: ranked right", yours=share)
     share = answer([(-9.0, -2.0)], [(-12.0, -2.0)])
@@ -76,7 +76,9 @@ def smoothed_dpo(answer: Callable[[Any, Any, float, float], Any]) -> None:
         expect(number, "one number for the batch: a tensor without dimensions")
         return float(loss)
 
-    def expected(chosen: Sequence[float], rejected: Sequence[float], beta: float, e: float) -> float:
+    def expected(
+        chosen: Sequence[float], rejected: Sequence[float], beta: float, e: float
+    ) -> float:
         pairs = list(zip(chosen, rejected, strict=True))
         return sum(_smoothed(beta * (a - b), e) for a, b in pairs) / len(pairs)
 

@@ -61,7 +61,9 @@ MISTAKES = {
             "what counts is the gain over the reference",
         ),
         (
-            _ranked(better="chosen - old_chosen >= 0 and chosen - old_chosen > rejected - old_rejected"),
+            _ranked(
+                better="chosen - old_chosen >= 0 and chosen - old_chosen > rejected - old_rejected"
+            ),
             "wrong",
             "both may fall",
         ),
