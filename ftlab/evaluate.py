@@ -217,7 +217,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     share, spread = successes / n, z * z / n
     center = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, center - half), min(1.0, center + half)
+    # Rounding may leave a share of 0 or 1 outside by its last digit.
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
 
 
 def newcombe(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

@@ -146,6 +146,12 @@ def test_wilson_gives_the_published_intervals(successes, n, low, high):
     assert wilson(n - successes, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
+def test_wilson_holds_the_share_itself_for_every_n() -> None:
+    """A chart failed on a whisker of -1e-16: 80 of 80 right had an upper end just below 1."""
+    for n in range(1, 500):
+        assert wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0
+
+
 def test_bootstrap_of_a_share_is_the_binomial_distribution():
     """A resampled share of k right rows in n is Binomial(n, k/n) / n; its quantiles are exact."""
     n, right = 40, 30
