@@ -174,10 +174,14 @@ def test_datasets_of_dataset_info_are_trained_on(name, stages, tmp_path, capsys)
 
 @pytest.mark.parametrize("loss", ["hinge", "ipo", "orpo", "simpo"])
 def test_each_pref_loss_of_llama_factory_runs(loss, tmp_path, capsys):
+    """Held-out rows are scored as it goes: ORPO and SimPO once fell over them."""
     code, said = train(
-        tmp_path, capsys, stage="dpo", dataset="polite_pairs", pref_loss=loss, pref_beta=0.1
-    )
+        tmp_path, capsys, stage="dpo", dataset="polite_pairs", pref_loss=loss, pref_beta=0.1,
+        eval_dataset="polite_pairs_test", eval_strategy="steps", eval_steps=2,
+    )  # fmt: skip
     assert code == 0 and "finished: 2 steps" in said, said
+    *_, last = (tmp_path / "out" / "history.jsonl").read_text().splitlines()
+    assert {"eval_loss", "eval_rewards/accuracies"} <= json.loads(last).keys()
 
 
 def test_a_ranking_flag_and_a_stage_that_disagree_are_refused(rows, tmp_path, capsys):

@@ -166,7 +166,8 @@ class ReferenceFree(Guards):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         rows, held_out = kwargs["train_dataset"], kwargs["eval_dataset"]
-        kwargs |= {"train_dataset": rows.select([0]), "eval_dataset": None}
+        first = held_out.select([0]) if held_out else None  # None is refused with eval_strategy
+        kwargs |= {"train_dataset": rows.select([0]), "eval_dataset": first}
         super().__init__(*args, **kwargs)
         self.train_dataset, self.eval_dataset = rows, held_out
         self.use_dpo_data_collator = True  # or each evaluation warns
