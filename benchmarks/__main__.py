@@ -1,4 +1,7 @@
-"""python -m benchmarks: run all, write results/cpu.json and the table in README.md."""
+"""python -m benchmarks [PART ...]: measure, write results/cpu.json and the tables in README.md.
+
+Without names all parts; with names the others keep what is stored of this machine.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,24 @@ import json
 import os
 import platform
 import re
+import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 # One thread, as in the notebooks on two cores; PyTorch reads it when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks import data, merge, methods, panel, serve, startup, step  # noqa: E402
+from benchmarks import tables  # noqa: E402
 
-# What the project promises for each figure; a figure above its goal is shown as missed.
-GOALS = {
-    "full: ftlab.train / bare loop": 1.2,
-    "lora: ftlab.train / bare loop": 1.2,
-    "panel: slider released -> first point, s": 0.5,
-    "panel: slider released -> 60 LoRA steps drawn, s": 2.5,
-    "import ftlab, s (without Python's own start)": 0.3,
-    "ftlab --help, s": 0.5,
-    "ftlab train, 60 LoRA steps from a cold start, s": 8.0,
-    "diagnose 100,000 rows, slowest format, s": 20.0,
-    "read and diagnose 100,000 rows, largest peak memory, MB": 1000.0,
-    "merge: peak memory / model": 1.3,
-    "server / model.generate: time a token": 1.3,
-}
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "cpu.json"
+# part, a module here -> where its figures belong
+PARTS = {
+    **dict.fromkeys(("startup", "step", "panel", "data", "merge", "serve"), "results"),
+    "methods": "methods", "stages": "stages", "rollouts": "stages", "reference": "reference",
+}  # fmt: skip
 
 
 def machine() -> dict[str, str]:
@@ -50,35 +48,20 @@ def machine() -> dict[str, str]:
     }
 
 
-def table(results: dict[str, float]) -> str:
-    """The results as a Markdown table."""
-    lines = ["| measured | median | goal | |", "|---|---:|---:|---|"]
-    for name, value in results.items():
-        goal = GOALS.get(name)
-        verdict = "" if goal is None else "met" if value <= goal else "missed"
-        lines.append(
-            f"| {name} | {value:.2f} | {'' if goal is None else f'<= {goal}'} | {verdict} |"
-        )
-    return "\n".join(lines)
-
-
-def main() -> None:
-    results: dict[str, float] = {}
-    for part in (startup, step, panel, data, merge, serve):
-        results |= part.measure()
-    each, where = methods.measure(), machine()
-    path = ROOT / "benchmarks" / "results" / "cpu.json"
-    found = {"machine": where, "results": results, "methods": each}
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    caption = ", ".join(f"{key} {value}" for key, value in where.items())
-    tables = f"{table(results)}\n\n{methods.table(each)}\n\nMeasured on: {caption}."
-    block = f"<!-- bench:start -->\n{tables}\n<!-- bench:end -->"
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    pattern = re.compile("<!-- bench:start -->.*<!-- bench:end -->", re.DOTALL)
-    readme.write_text(pattern.sub(lambda _: block, text), encoding="utf-8")
-    print(block)
+def main(names: list[str]) -> None:
+    """Measure these parts, or all."""
+    found: dict[str, Any] = {"machine": machine()}
+    if names:
+        found = json.loads(RESULTS.read_text(encoding="utf-8"))
+        if found["machine"] != machine():
+            sys.exit(f"{RESULTS} is of another machine or other packages: measure all parts.")
+    for name in names or PARTS:
+        figures = import_module(f"benchmarks.{name}").measure()
+        found[PARTS[name]] = found.get(PARTS[name], {}) | figures
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    tables.write(ROOT / "README.md", found)
+    print(tables.block(found))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -8,9 +8,7 @@ Qwen3-0.6B and random weights.
 from __future__ import annotations
 
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,9 +19,10 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Qwen3Config, Qwen3ForCausalLM
 
 import ftlab
+from benchmarks.measuring import fresh, memory
 from ftlab import batches
 from ftlab.adapters import adapt
-from ftlab.models import model_folder
+from ftlab.models import model_folder, quiet_loading
 
 # name -> the recipe keys that choose it
 METHODS: dict[str, dict[str, Any]] = {
@@ -94,15 +93,7 @@ def cell(side: str, method: str, folder: str) -> dict[str, float]:
     """Median step in ms and peak memory in MB of this process, its libraries included."""
     small = folder == model_folder("tiny")
     times = {"bare": bare, "ftlab": through_ftlab}[side](recipe(method, folder, small))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"ms": 1000 * statistics.median(times[2:]), "MB": peak * 1024 / 1e6}
-
-
-def fresh(side: str, method: str, folder: str) -> dict[str, float]:
-    """`cell` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.methods", side, method, folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return {"ms": 1000 * statistics.median(times[2:]), "MB": memory()}
 
 
 def large_model(folder: Path) -> str:
@@ -112,7 +103,8 @@ def large_model(folder: Path) -> str:
         head_dim=128, intermediate_size=3072, vocab_size=151936, tie_word_embeddings=True,
         max_position_embeddings=40960, dtype=torch.bfloat16,
     )  # fmt: skip
-    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    with quiet_loading():
+        Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     ftlab.load("tiny")[1].save_pretrained(folder)
     return str(folder)
 
@@ -127,24 +119,12 @@ def measure() -> dict[str, dict[str, float]]:
         )
         for name, path, methods in sizes:
             for method in methods:
-                plain, ours = (fresh(side, method, path) for side in ("bare", "ftlab"))
+                plain, ours = (
+                    fresh("benchmarks.methods", side, method, path) for side in ("bare", "ftlab")
+                )
                 ratios = {f"{key} ratio": ours[key] / plain[key] for key in ours}
                 results[f"{name}, {method}"] = ours | ratios
     return results
-
-
-def table(results: dict[str, dict[str, float]]) -> str:
-    """The results as a Markdown table."""
-    lines = [
-        "| model, method | ms a step | ftlab / bare loop | peak MB | ftlab / bare loop |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name, row in results.items():
-        lines.append(
-            f"| {name} | {row['ms']:.0f} | {row['ms ratio']:.2f} | {row['MB']:,.0f} "
-            f"| {row['MB ratio']:.2f} |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
