@@ -86,8 +86,8 @@ def kl_prices(kls, target, start):
         prices.append(price)
     return prices
 """,
-    why="A price that follows the KL is slow: at 20 % a round it doubles in four, "
-    "and a rate that is too high destroys a model in three.",
+    why="Zero times 1.2 stays zero: a price of 0 never wakes up. And at 20 % a round a price takes "
+    "four rounds to double: a rate that is too high is faster.",
 )
 def kl_prices(answer: Callable[[list[float], float, float], list[float]]) -> None:
     """KL of each round, the target, the first coefficient -> the coefficient after each round."""
