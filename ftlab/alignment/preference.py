@@ -209,16 +209,17 @@ class ScoreTrainer(Guards, RewardTrainer):
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         return dataset
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, *args: Any, **kwargs: Any
+    ) -> Any:
         """TRL's loss; the measures under the names that the other stages use."""
-        kwargs.pop("return_outputs", None)
         loss, outputs = super().compute_loss(model, inputs, True)
         measures = self._metrics["train" if self.model.training else "eval"]
         for side, scores in zip(("chosen", "rejected"), outputs.logits.chunk(2), strict=True):
             measures[f"rewards/{side}"].append(scores.mean().item())
         measures["rewards/accuracies"].append(measures.pop("accuracy")[-1])
         measures["rewards/margins"].append(measures.pop("margin")[-1])
-        return (loss, outputs) if True in args else loss
+        return (loss, outputs) if return_outputs else loss
 
 
 def token_logps(logits: Tensor, batch: Any) -> Tensor:
