@@ -1,6 +1,7 @@
 """LLaMA-Factory's YAML of stages rm, dpo and kto under `ftlab train`, with rows of every format."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -182,6 +183,33 @@ def test_each_pref_loss_of_llama_factory_runs(loss, tmp_path, capsys):
     assert code == 0 and "finished: 2 steps" in said, said
     *_, last = (tmp_path / "out" / "history.jsonl").read_text().splitlines()
     assert {"eval_loss", "eval_rewards/accuracies"} <= json.loads(last).keys()
+
+
+@pytest.mark.parametrize(("stage", "dataset"), [("rm", "polite_pairs"), ("kto", "polite_labels")])
+def test_held_out_rows_are_scored_in_every_stage(stage, dataset, tmp_path, capsys):
+    code, said = train(
+        tmp_path, capsys, stage=stage, dataset=dataset, val_size=0.5, eval_strategy="steps",
+        eval_steps=1,
+    )  # fmt: skip
+    assert code == 0 and "eval_loss" in (tmp_path / "out" / "history.jsonl").read_text(), said
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    """Those that the README names, in a few steps: SFT, DPO from there, and a reward model."""
+    monkeypatch.chdir(tmp_path)
+    few = ["max_steps=2", "max_samples=8", "eval_steps=2", "per_device_train_batch_size=4"]
+    for name, folder in (("lora_sft", "first"), ("dpo_lora", "polite"), ("rm_lora", "reward")):
+        command = ["train", str(EXAMPLES / f"{name}.yaml"), f"output_dir=runs/{folder}", *few]
+        assert main(command) == 0, capsys.readouterr()
+        assert "eval_loss" in Path("runs", folder, "history.jsonl").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_a_recipe(path):
+    assert ftlab.Recipe.from_yaml(path).model_name_or_path == "tiny"
 
 
 def test_a_ranking_flag_and_a_stage_that_disagree_are_refused(rows, tmp_path, capsys):
