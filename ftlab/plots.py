@@ -34,6 +34,7 @@ NAMES = {
     "learning_rate": "learning rate", "grad_norm": "gradient norm",
     "rewards": "rewards (rejected dashed)", "rewards/margins": "reward margin",
     "rewards/accuracies": "pairs ranked right", "kl": "KL to reference", "length": "answer length",
+    "logps/chosen": "log p of chosen", "logps/rejected": "log p of rejected",
 }  # fmt: skip
 # Quantities of one chart; every other quantity has a chart of its own.
 TOGETHER = {"rewards": ("rewards/chosen", "rewards/rejected")}
