@@ -128,6 +128,12 @@ def test_a_reward_model_scores_the_conversation_as_encode_writes_it(tiny):
     assert found[0] == pytest.approx(alone, abs=1e-5) and found[0] != pytest.approx(found[1])
 
 
+def test_a_model_may_be_given_another_name(tiny):
+    assert judge(with_score(tiny[0]), tiny[1]).name == "reward model"
+    assert judge(with_score(tiny[0]), tiny[1], name="manners").name == "manners"
+    assert (judge(*tiny).name, judge(*tiny, name="me").name) == ("Qwen3ForCausalLM", "me")
+
+
 def test_a_chat_model_compares_and_a_model_without_tokenizer_is_refused(tiny):
     assert isinstance(judge(*tiny), ModelJudge)
     with pytest.raises(RecipeError, match="tokenizer"):
@@ -332,6 +338,12 @@ def test_pairs_hold_the_best_and_the_worst_answer(monkeypatch):
     assert made[0]["chosen"][0]["content"] == "ccc" and made[0]["rejected"][0]["content"] == "a"
     assert made[0]["prompt"] == row()["messages"][:1] and made[0]["source"] == "here:1"
     assert "1 pairs of 2 questions" in made.reason and "1 ties and 0 without" in made.reason
+
+
+def test_answers_within_the_margin_make_no_pair(monkeypatch):
+    sampled(monkeypatch, ["bb", "a", "ccc", "d"])
+    made = preference_pairs(None, None, [row(), row()], judge(longer, margin=1))
+    assert len(made) == 1 and made[0]["chosen"][0]["content"] == "ccc" and "1 ties" in made.reason
 
 
 def test_a_judge_that_compares_lets_all_answers_meet(monkeypatch):

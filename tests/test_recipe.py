@@ -88,6 +88,13 @@ def test_a_yaml_1_1_string_is_read_as_the_number_it_looks_like():
     assert Recipe.from_yaml("learning_rate: 1e-4\nstage: sft\n").learning_rate == 1e-4
 
 
+def test_no_means_no_where_yaml_reads_false():
+    assert yaml.safe_load("eval_strategy: no") == {"eval_strategy": False}
+    assert Recipe.from_yaml("eval_strategy: no\nsave_strategy: no\n").save_strategy == "no"
+    with pytest.raises(RecipeError, match="expected text, found bool"):
+        Recipe.from_yaml("stage: no\n")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -281,6 +281,7 @@ def test_a_run_without_a_reward_is_refused_before_anything(tiny, rows):
     with pytest.raises(RecipeError, match="AdaLoRA takes but one"):
         train(tiny, rows, "rloo", finetuning_type="adalora")
     assert "top_p: no effect in stage ppo." in recipe(top_p=0.5).notices
+    assert any(note.startswith("kl_coef=0: KL costs nothing") for note in recipe(kl_coef=0).notices)
     with pytest.raises(RecipeError, match="stage sft samples no answers"):
         train(tiny, rows, "sft")
 

@@ -176,7 +176,8 @@ def preference_pairs(
     """Preference rows made by the model itself: ``n`` sampled answers to each question, of which
     the judge's best becomes chosen and its worst rejected (RLAIF, Lee et al. 2023).
 
-    Questions whose answers are all equally good, or get no readable verdict, are left out;
+    Questions whose answers are all equally good (to a scoring judge: within its ``margin``), or get
+    no readable verdict, are left out;
     ``.reason`` of the result counts them. ``options`` are those of ``generate`` (``temperature=1``
     and 64 new tokens unless you say otherwise). Save with ``.save``, train with stage dpo.
     """
@@ -189,11 +190,12 @@ def preference_pairs(
     answers = [flat[i : i + n] for i in range(0, len(flat), n)]
     points = _points(found, rows, answers)
     made: list[Row] = []
+    margin = found.margin if isinstance(found, Scorer) else 0.0
     ties = unreadable = 0
     for row, texts, worth in zip(rows, answers, points, strict=True):
         if worth is None:
             unreadable += 1
-        elif max(worth) == min(worth):
+        elif max(worth) - min(worth) <= margin:
             ties += 1
         else:
             best, worst = worth.index(max(worth)), worth.index(min(worth))

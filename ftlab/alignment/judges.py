@@ -144,9 +144,9 @@ def judge(
 
     A reward model (with its tokenizer, or its folder) scores answers; any other model compares
     two. ``"http://..."`` is an OpenAI-compatible server that has ``model``; only naming one
-    reaches the network. ``options``: ``margin`` (scores no further apart are a tie) of a judge that
-    scores; ``criterion="more polite"``, ``swap=False``, ``template`` of one that is asked. Raises
-    RecipeError, ModelError.
+    reaches the network. ``options``: ``name``, ``margin`` (scores no further apart are a tie)
+    of a judge that scores; ``name``, ``criterion="more polite"``, ``swap=False``, ``template`` of
+    one that is asked. Raises RecipeError, ModelError.
 
     >>> judge("polite").scores([{}], ["With pleasure. He lives here. You are welcome."])
     [1.0]
@@ -154,29 +154,31 @@ def judge(
     if isinstance(what, Scorer | ModelJudge):
         return what
     if isinstance(what, str) and what in RULES:
-        return RuleJudge(RULES[what], what, **options)
+        return RuleJudge(RULES[what], **{"name": what, **options})
     if isinstance(what, str) and what.startswith(("http://", "https://")):
         if not model:
             raise RecipeError(f"judge({what!r}): which model there? Pass model='...'.")
-        return ModelJudge(asking.server(what, model, api_key), model, **options)
+        return ModelJudge(asking.server(what, model, api_key), **{"name": model, **options})
     if isinstance(what, torch.nn.Module):
-        return _from_model(what, tokenizer, type(what).__name__, options)
+        return _from_model(what, tokenizer, options)
     if callable(what):
         return RuleJudge(what, **options)
     found, tokenizer = _load(str(what))
-    return _from_model(found, tokenizer, Path(str(what)).name, options)
+    return _from_model(found, tokenizer, options, Path(str(what)).name)
 
 
-def _from_model(model: Any, tokenizer: Any, name: str, options: dict[str, Any]) -> Judge:
+def _from_model(
+    model: Any, tokenizer: Any, options: dict[str, Any], name: str | None = None
+) -> Judge:
     if tokenizer is None:
         raise RecipeError("judge(model): pass its tokenizer too.")
     if gives_scores(model.config):
-        return RewardJudge(model, tokenizer, name, **options)
+        return RewardJudge(model, tokenizer, **{"name": name or "reward model", **options})
 
     def ask(prompts: Sequence[list[Row]]) -> list[str]:
         return generate(model, tokenizer, prompts, max_new_tokens=16, enable_thinking=False)
 
-    return ModelJudge(ask, name, **options)
+    return ModelJudge(ask, **{"name": name or type(model).__name__, **options})
 
 
 def _load(name: str) -> tuple[Any, Any]:

@@ -52,7 +52,7 @@ def _of_stage(recipe: Recipe) -> list[str]:
     return {
         "dpo": pairs,
         "kto": ["pref_beta", "pref_ftx", "kto_chosen_weight", "kto_rejected_weight"],
-        "ppo": ["ppo_target", "cliprange", "ppo_epochs"],
+        "ppo": ["kl_coef", "ppo_target", "cliprange", "ppo_epochs"],
         "grpo": ["kl_coef", "cliprange", "num_generations"],
         "rloo": ["kl_coef", "num_generations"],
     }.get(recipe.stage, [])

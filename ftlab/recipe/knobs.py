@@ -70,6 +70,8 @@ def _typed(item: Knob, value: Any) -> Any:
     if kind == "str":
         if isinstance(value, list | tuple):
             return ",".join(map(str, value))
+        if value is False and "no" in (item.choices or ()):
+            return "no"  # YAML 1.1 reads the word so
         if not isinstance(value, str):
             raise wrong
         return value

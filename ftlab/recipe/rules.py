@@ -246,6 +246,8 @@ def _resting_stage(recipe: Recipe, knobs: dict[str, Knob]) -> Iterator[str]:
 
 
 def _notices(recipe: Recipe) -> Iterator[str]:
+    if recipe.stage == "ppo" and not recipe.kl_coef and recipe.ppo_target:
+        yield "kl_coef=0: KL costs nothing, and ppo_target, which scales it, changes nothing."
     if recipe.packing and recipe.stage == "sft" and not recipe.neat_packing:
         yield (
             "packing: samples that share a window do not see each other here; LLaMA-Factory "
