@@ -66,7 +66,7 @@ def bare(settings: ftlab.Recipe) -> list[float]:
     rows = ftlab.read("world_text").take(2000)
     windows = torch.tensor(batches.dataset(tokenizer, rows, settings)[0]["input_ids"][:-1])
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     size, times = settings.per_device_train_batch_size, []
     mask = torch.ones(size, windows.shape[1], dtype=torch.long)
     for _ in range(settings.max_steps):

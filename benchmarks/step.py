@@ -33,7 +33,7 @@ def bare_loop(method: str, rows: ftlab.Data) -> list[float]:
     model.train()
     windows = torch.tensor(batches.dataset(tokenizer, rows, settings)[0]["input_ids"][:-1])
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     schedule = get_scheduler("linear", optimizer, 0, STEPS)
     times, mask = [], torch.ones(ROWS, LENGTH, dtype=torch.long)
     for _ in range(STEPS):
