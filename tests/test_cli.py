@@ -267,3 +267,10 @@ def test_a_wrong_folder_to_serve_is_one_message(folder, capsys):
     pytest.importorskip("uvicorn", reason="the extra serve is not installed")
     assert main(["serve", "./nowhere", "--port", "0"]) == 2
     assert "neither a model folder nor a hub name" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    command = [sys.executable, "-m", "ftlab.cli", "data", "check", "messy"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 0
