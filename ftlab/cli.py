@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except BrokenPipeError:  # the reader has seen enough, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141  # 128 + SIGPIPE, as a shell reports it
     except Error as error:
         print(f"ftlab: {error}", file=sys.stderr)
         return 2
