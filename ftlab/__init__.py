@@ -13,6 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ftlab import deferred
 from ftlab.errors import (
     CheckpointError,
     DataError,
@@ -65,6 +66,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # bitsandbytes warns, when PEFT imports it, of a package it could fetch kernels with, and in 8 bits
 # once a layer of casts.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+deferred.install()
 
 # public name -> the module that holds it
 _HOME = {

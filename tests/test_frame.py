@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ftlab import doctor
+from ftlab.deferred import compiled_on_call
 from tools import stamp
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,3 +194,30 @@ def test_wheel_brings_the_data_and_finds_it(tmp_path: Path) -> None:
         cwd=tmp_path,
     ).splitlines()
     assert found == [str(target / "ftlab" / "_data"), "True True"]
+
+
+def test_pytorchs_compiler_is_not_loaded_with_the_libraries() -> None:
+    code = "import ftlab, ftlab.train, sys; print({name: name in sys.modules for name in %r})"
+    names = ["hqq.core.quantize", "bitsandbytes.backends.default.ops", "torch._inductor.compile_fx"]
+    hqq, bitsandbytes, compiler = eval(run(code % names)).values()
+    assert (hqq, bitsandbytes, compiler) == (True, True, False)
+
+
+def test_a_function_is_compiled_at_its_first_call_and_once() -> None:
+    compiled: list[dict[str, bool]] = []
+
+    def compile(function, **options):
+        compiled.append(options)
+        return function
+
+    decorate = compiled_on_call(compile)
+
+    class Layer:
+        @decorate(dynamic=False)
+        def double(self, x: int) -> int:
+            "Twice."
+            return 2 * x
+
+    assert not compiled and Layer.double.__doc__ == "Twice."
+    assert [Layer().double(x) for x in (1, 2)] == [2, 4]
+    assert compiled == [{"dynamic": False}]
