@@ -9,12 +9,10 @@ Taught in notebooks/17_faster_and_bigger.ipynb.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +22,11 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ftlab import advice, memory
 from ftlab.arguments import loss_type
-from ftlab.cards import BANDWIDTH_SHARE, CARDS, COMPUTE_SHARE, CONTEXT, LAUNCH, SPARE, Card
+from ftlab.cards import CARDS, SPARE
 from ftlab.errors import EnvironmentProblem, ModelError, RecipeError
 from ftlab.ledger import COMPONENTS
 from ftlab.memory import human
-from ftlab.models import model_folder, pick_device, pick_dtype
+from ftlab.models import model_folder
 from ftlab.recipe import Recipe
 from ftlab.rehearsal import Plan, Trace, rehearse
 from ftlab.speed import Device, card_device, here
@@ -249,7 +247,7 @@ def _named(name: str) -> Any:
 
 
 def _plain(name: str) -> str:
-    """"unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit" -> "llama-3.1-8b"."""
+    """The shape's part of a hub name: unsloth/Llama-3.1-8B-Instruct-bnb-4bit -> llama-3.1-8b."""
     short = name.split("/")[-1].lower().removeprefix("meta-").removesuffix("-bnb-4bit")
     for ending in ("-unsloth", "-instruct", "-chat", "-base", "-hf", "-it"):
         short = short.removesuffix(ending)

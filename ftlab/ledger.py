@@ -7,8 +7,8 @@ computes, reads and writes. Used by `ftlab.rehearsal`.
 from __future__ import annotations
 
 import weakref
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -57,7 +57,8 @@ class Ledger(TorchDispatchMode):
         self._names: dict[int, str] = {}
         self._top: dict[str, int] = {}
         self._held: dict[str, Counter[str]] = {}
-        self._operations: Counter[Operation] = Counter()
+        self.times = 1.0  # how often what is computed now counts
+        self._operations: defaultdict[Operation, float] = defaultdict(float)
 
     def hold(self, tensor: torch.Tensor, component: str) -> None:
         """Count a tensor's storage under this component; once it is freed it counts no more."""
@@ -85,16 +86,14 @@ class Ledger(TorchDispatchMode):
         self._part = part
         self._look()
 
-    def found(self) -> tuple[Counter[tuple[str, str]], Counter[Operation]]:
+    def found(self) -> tuple[Counter[tuple[str, str]], Mapping[Operation, float]]:
         """(part, component) -> bytes at the part's highest moment; operations by kind."""
         held: Counter[tuple[str, str]] = Counter()
         for part, components in self._held.items():
             held.update({(part, name): size for name, size in components.items()})
-        return held, self._operations
+        return held, dict(self._operations)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.prim.device.default:
             return out
@@ -103,7 +102,8 @@ class Ledger(TorchDispatchMode):
                 self.hold(tensor, self.component or self._guess(tensor))
         if self._part:
             part = "optimizer" if self._part == "optimizer" else "batch"
-            self._operations[Operation(part, *_operation(func, args, kwargs or {}, out))] += 1
+            kind = Operation(part, *_operation(func, args, kwargs or {}, out))
+            self._operations[kind] += self.times
         return out
 
     def _guess(self, tensor: torch.Tensor) -> str:

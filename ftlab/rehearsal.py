@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import MethodType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ from ftlab.models import quiet_loading
 from ftlab.recipe import Recipe
 
 CHUNK = 256  # tokens whose logits TRL's chunked loss holds at a time
+FEW = 3  # of those chunks are rehearsed
 ENCODERS = ("Bert", "Electra", "Roberta")  # transformers builds these as causal models too
 
 
@@ -61,17 +62,18 @@ class Trace(NamedTuple):
     """
 
     held: Counter[tuple[str, str]]
-    operations: Counter[Operation]
+    operations: Mapping[Operation, float]
 
     def plus(self, times: int, first: Trace, longer: Trace) -> Trace:
         """This trace and ``times`` what ``longer``, a layer more, needs beyond ``first``."""
-        held, operations = Counter(self.held), Counter(self.operations)
+        held, operations = Counter(self.held), defaultdict(float, self.operations)
         parts = {part for part, _ in first.held}
         for key in {*first.held, *longer.held}:
             if key[0] in parts:  # a layer in between holds what lies between its neighbors'
                 held[key] += times * (longer.held[key] - first.held[key])
         for kind in {*first.operations, *longer.operations}:
-            operations[kind] += times * (longer.operations[kind] - first.operations[kind])
+            more = longer.operations.get(kind, 0.0) - first.operations.get(kind, 0.0)
+            operations[kind] += times * more
         return Trace(held, operations)
 
 
@@ -185,7 +187,7 @@ def _step(plain: Any, chosen: list[int], recipe: Recipe, plan: Plan) -> Trace:
         if is_adapter(model):
             model.enable_input_require_grads()  # as TRL does
     if plan.chunked:
-        inner.forward = MethodType(_chunked_forward, inner)
+        inner.forward = MethodType(_chunked(ledger), inner)
     with mode, ledger:
         update = _optimizer(model, recipe, ledger)
         _one_step(model, chosen, update, recipe, plan, ledger)
@@ -208,6 +210,7 @@ def _one_step(
         loss = _loss(model, ids, plan)
         ledger.backward = True
         loss.backward()
+        ledger.times = 1.0
         del loss
     ledger.enter("optimizer")
     if recipe.max_grad_norm:
@@ -277,25 +280,33 @@ class _Restored(torch.autograd.Function):
         return grad @ torch.zeros(ctx.shape, dtype=grad.dtype), None, None, None
 
 
-def _chunked_forward(self: Any, input_ids: Any = None, labels: Any = None, **options: Any) -> Any:
-    """TRL's chunked loss, without its look at how many tokens count: here all do."""
+def _chunked(ledger: Ledger) -> Callable[..., Any]:
+    """A model's forward with TRL's chunked loss, in which all tokens count. Chunks are alike, so
+    a few are rehearsed, and their operations count for all."""
     from trl.trainer.sft_trainer import _chunk
 
-    options = {**options, "use_cache": False}
-    hidden = self.base_model(input_ids=input_ids, **options).last_hidden_state
-    hidden = hidden[..., :-1, :].reshape(-1, hidden.size(-1))
-    labels, head = labels[..., 1:].reshape(-1), self.get_output_embeddings()
-    order = (labels != -100).to(torch.int8).argsort(descending=True, stable=True)
-    hidden, labels = hidden[order], labels[order]
-    softcap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
-    loss = hidden.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(hidden), CHUNK):
-        part = slice(start, start + CHUNK)
-        loss = loss + checkpoint(
-            _chunk, hidden[part], head.weight, head.bias, labels[part], 1.0, softcap,
-            use_reentrant=False,
-        )[0]  # fmt: skip
-    return SimpleNamespace(loss=loss / len(hidden))
+    def whole_again(gradient: Any) -> None:
+        ledger.times = 1.0
+
+    def forward(self: Any, input_ids: Any = None, labels: Any = None, **options: Any) -> Any:
+        options = {**options, "use_cache": False}
+        hidden = self.base_model(input_ids=input_ids, **options).last_hidden_state
+        hidden = hidden[..., :-1, :].reshape(-1, hidden.size(-1))
+        labels, head = labels[..., 1:].reshape(-1), self.get_output_embeddings()
+        order = (labels != -100).to(torch.int8).argsort(descending=True, stable=True)
+        hidden, labels = hidden[order], labels[order]
+        if hidden.requires_grad:
+            hidden.register_hook(whole_again)
+        softcap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        loss, ahead = hidden.new_zeros((), dtype=torch.float32), min(len(hidden), FEW * CHUNK)
+        ledger.times = len(hidden) / ahead
+        for start in range(0, ahead, CHUNK):
+            part = slice(start, start + CHUNK)
+            rest = hidden[part], head.weight, head.bias, labels[part], 1.0, softcap
+            loss = loss + checkpoint(_chunk, *rest, use_reentrant=False)[0]
+        return SimpleNamespace(loss=loss / len(hidden))
+
+    return forward
 
 
 def _loss(model: Any, ids: torch.Tensor, plan: Plan) -> torch.Tensor:

@@ -7,9 +7,8 @@ more, and starting it takes a while. Nothing is fitted to a run.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import psutil
@@ -34,7 +33,7 @@ class Device(NamedTuple):
     context: int
     convention: str
 
-    def seconds(self, operations: Counter[Operation], batches: int = 1) -> float:
+    def seconds(self, operations: Mapping[Operation, float], batches: int = 1) -> float:
         """Seconds for these operations, those of the batch so many times."""
         work = started = 0.0
         for kind, count in operations.items():
@@ -85,8 +84,8 @@ def _rates(device: str) -> tuple[float, float, float, float]:
     dtypes = [torch.float32, getattr(torch, pick_dtype(device).value)]
     rates = []
     for dtype in dict.fromkeys(dtypes):
-        a = torch.randn(size, size, device=device, dtype=dtype)
-        rates.append(2 * size**3 / _fastest(lambda a=a: a @ a, device))
+        square = torch.randn(size, size, device=device, dtype=dtype)
+        rates.append(2 * size**3 / _fastest(partial(torch.matmul, square, square), device))
     source = torch.ones(2**24 if device != "cuda" else 2**28, device=device)
     target = torch.empty_like(source)
     copied = _fastest(lambda: target.copy_(source), device)
