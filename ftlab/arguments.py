@@ -71,9 +71,13 @@ def training_arguments(
     """The recipe as TRL's SFTConfig, for a model with that many tokens in its vocabulary."""
     return SFTConfig(
         **common_arguments(recipe, folder),
-        # TRL's default computes the loss in chunks, which saves memory with a vocabulary of 150,000
-        # tokens and costs time with one of 2,000.
-        loss_type="chunked_nll" if vocabulary > 32_000 else "nll",
+        loss_type=loss_type(vocabulary),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+
+
+def loss_type(vocabulary: int) -> str:
+    """TRL's name of how the loss is computed. Its default is in chunks, which saves memory with a
+    vocabulary of 150,000 tokens and costs time with one of 2,000."""
+    return "chunked_nll" if vocabulary > 32_000 else "nll"

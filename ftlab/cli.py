@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     lab.set_defaults(command=_lab)
 
     doctor = commands.add_parser("doctor", help="versions, device, memory, disk, conflicts")
+    doctor.add_argument("--recipe", metavar="FILE.yaml", help="does this run fit here? what would?")
+    doctor.add_argument("--device", metavar="CARD", help="with --recipe: a card, such as T4 or A100")
     doctor.set_defaults(command=_doctor)
 
     data = commands.add_parser("data", help="check a dataset before it is trained on")
@@ -120,9 +122,23 @@ def _lab(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from ftlab import doctor
 
+    if options.recipe or options.device:
+        return _doctor_recipe(options)
     report = doctor.check()
     print(report)
     return 1 if report.problems else 0
+
+
+def _doctor_recipe(options: argparse.Namespace) -> int:
+    """0 where the run fits, 1 where it does not."""
+    if not options.recipe:
+        raise RecipeError("--device: goes with --recipe FILE.yaml, the run to look at.")
+    from ftlab.estimate import estimate
+    from ftlab.recipe import Recipe
+
+    found = estimate(Recipe.from_yaml(options.recipe), device=options.device)
+    print(f"{found}\n{found.advice()}")
+    return 1 if found.fit.verdict == "too large" else 0
 
 
 def _data_check(options: argparse.Namespace) -> int:
