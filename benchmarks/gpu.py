@@ -206,7 +206,7 @@ def one(asked: argparse.Namespace, cell: Cell, device: Record, seconds: float | 
                   seconds=seconds)  # fmt: skip
         left = None if seconds is None else seconds - (time.monotonic() - began)
         text = child(asked, "benchmarks.gpu_cell", json.dumps(settings), seconds=left)
-        found = json.loads(text.splitlines()[-1])
+        found = json.loads([text for text in text.splitlines() if text.startswith("{")][-1])
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["it said nothing"])[-1]
         found = {"status": "failed", "reason": f"exit code {error.returncode}: {last}"[:400]}

@@ -158,7 +158,7 @@ def with_unsloth(cell: Cell, clock: Clock, tally: Tally) -> Record:
         model, r=RANK, target_modules=LAYERS, lora_alpha=ALPHA, lora_dropout=0.0, bias="none",
         use_gradient_checkpointing=_offloaded(cell), random_state=0,
     )  # fmt: skip
-    own = {"packing": cell["track"] == "B", "gradient_checkpointing": cell["checkpointing"] == "on"}
+    own = {"packing": cell["track"] == "B", "dataset_kwargs": {"skip_prepare_dataset": True}}
     return fit(cell, clock, tally, model, tokenizer, own)
 
 
@@ -170,7 +170,6 @@ def fit(
     cell: Cell, clock: Clock, tally: Tally, model: Any, tokenizer: Any, own: Record, **parts: Any
 ) -> Record:
     """Train with SFTTrainer on ids and labels; what was set, and the first loss."""
-    from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -182,9 +181,6 @@ def fit(
             control.should_log = True
             control.should_training_stop = clock.tick()
 
-    disable_progress_bars()
-    found = rows(cell["track"], cell["model"], cell["length"])
-    columns = {"input_ids": [row.ids for row in found], "labels": [row.labels for row in found]}
     on_gpu = cell["device"] == "cuda"
     with tempfile.TemporaryDirectory() as folder:
         settings = {
@@ -196,16 +192,35 @@ def fit(
             "max_length": cell["length"], "seed": 0,
         }  # fmt: skip
         trainer = SFTTrainer(
-            model=model, processing_class=tokenizer, train_dataset=Dataset.from_dict(columns),
+            model=model, processing_class=tokenizer, train_dataset=dataset(cell, own),
             args=SFTConfig(output_dir=folder, logging_steps=1, save_strategy="no", report_to=[],
                            disable_tqdm=True, dataset_num_proc=None, **settings),
             callbacks=[Ticks()], **parts,
         )  # fmt: skip
+        if own["packing"] and not trainer.args.packing:
+            raise Missing("packing was asked for and turned off")
         trainer.remove_callback(PrinterCallback)
         tally.watch(trainer)
         trainer.train()
-    settings |= {"loss_type": getattr(trainer.args, "loss_type", None)}
+    chosen = {key: getattr(trainer.args, key, None) for key in ("loss_type", "padding_free")}
+    settings |= chosen | {"batch": tally.keys}
     return {"first_loss": trainer.state.log_history[0]["loss"], "settings": settings}
+
+
+def dataset(cell: Cell, own: Record) -> Any:
+    """The rows as ids and labels; in windows where the trainer is told not to pack them itself."""
+    from datasets import Dataset, disable_progress_bars
+    from trl import pack_dataset
+
+    disable_progress_bars()
+    found = rows(cell["track"], cell["model"], cell["length"])
+    columns = {"input_ids": [row.ids for row in found], "labels": [row.labels for row in found]}
+    made = Dataset.from_dict(columns)
+    return (
+        pack_dataset(made, cell["length"], "bfd")
+        if own["packing"] and "dataset_kwargs" in own
+        else made
+    )
 
 
 # --- ftlab ---------------------------------------------------------------------------------------
@@ -237,6 +252,7 @@ def with_ftlab(cell: Cell, clock: Clock, tally: Tally) -> Record:
         raise RuntimeError(f"the run ended as {run.status}: {' '.join(run.notices)}")
     settings = {key: value[1] for key, value in recipe.changes_from(type(recipe)()).items()}
     plain = cell["system"] == "ftlab"  # what is predicted is a run without Unsloth's kernels
+    settings["batch"] = tally.keys
     return {
         "first_loss": run.history[0]["loss"], "settings": settings,
         "predicted": predicted(recipe) if plain else None,

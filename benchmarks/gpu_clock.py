@@ -85,6 +85,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, Any, Any]] = []
+        self.keys: list[str] = []
 
     def watch(self, owner: Any) -> None:
         """Count what ``owner.training_step`` (a trainer's, or its class's) is given."""
@@ -100,14 +101,10 @@ class Tally:
     def add(self, batch: Mapping[str, Any]) -> None:
         """Positions, tokens that are no padding, and tokens with a loss, of one batch."""
         labels, ids = batch["labels"], batch["input_ids"]
-        if batch.get("attention_mask") is not None:
-            real = batch["attention_mask"].bool()
-        elif "tokens" in batch:  # packed by ftlab
-            real = batch["tokens"]
-        else:  # packed or flattened: one row after the other, no padding but after the last
-            positions = batch["position_ids"]
-            real = positions.bool()
-            real[:, :-1] |= positions[:, 1:] == 1  # the first token of a sample of two or more
+        self.keys = sorted(batch)
+        # what ftlab, any padded batch, and Unsloth's packed ones say; TRL flattens without padding
+        known = (batch.get(key) for key in ("tokens", "attention_mask", "packed_seq_lengths"))
+        real = next((value for value in known if value is not None), ids == ids)
         self.batches.append((ids.numel(), real.sum(), (labels[:, 1:] != -100).sum()))
 
     def per_step(self, warm: int, steps: int) -> dict[str, float]:
