@@ -219,7 +219,7 @@ def run(asked: argparse.Namespace) -> Record:
     device = {"name": "cpu", "peak_tflops": None, "matmul_tflops": None}
     if asked.device == "cuda":
         device = json.loads(child(asked, "benchmarks.gpu_cell", "device").splitlines()[-1])
-    out = asked.out or gpu_figures.RESULTS / f"gpu-{_slug(device['name'])}.json"
+    out = asked.out or gpu_figures.RESULTS / f"gpu-{_slug(str(device['name']))}.json"
     made = {"commit": commit(), "code": code(), "versions": versions(), "length": asked.length,
             "steps": asked.steps, "ce_gb": asked.ce_gb}  # fmt: skip
     found: Record = {"cells": []}

@@ -84,11 +84,21 @@ def measure(cell: Cell) -> Record:
     if cell["track"] == "B":  # batches differ: their mean goes with the mean time
         seconds = sum(clock.times[clock.warm :]) / timed["steps"]
     rates = {name: count / seconds for name, count in counted.items()}
-    return {
+    return compared({
         **timed, **memory(clock), **found, **utilization(cell, rates["tokens"]),
         "startup_seconds": clock.started - began, "free_at_start": free,
         "tokens_per_step": counted, "tokens_per_second": rates,
-    }  # fmt: skip
+    })  # fmt: skip
+
+
+def compared(record: Record) -> Record:
+    """The record with what ftlab.estimate predicted divided by what was measured."""
+    known = record.get("predicted") or {}
+    measured = {"peak": record["peak_allocated"], "seconds": record["step_ms"]["median"] / 1000}
+    for name, value in measured.items():
+        if value and known.get(name):
+            known[f"{name}_ratio"] = known[name] / value
+    return record
 
 
 def check(cell: Cell) -> None:
@@ -147,8 +157,8 @@ def with_trl(cell: Cell, clock: Clock, tally: Tally) -> Record:
 def with_unsloth(cell: Cell, clock: Clock, tally: Tally) -> Record:
     """Unsloth's own API; on track B with its packing."""
     import torch
-    from unsloth import FastLanguageModel
 
+    FastLanguageModel = importlib.import_module("unsloth").FastLanguageModel
     model, tokenizer = FastLanguageModel.from_pretrained(
         model_name=cell["folder"], max_seq_length=cell["length"], dtype=torch.bfloat16,
         load_in_4bit=cell["method"] == "qlora", load_in_16bit=cell["method"] == "lora",

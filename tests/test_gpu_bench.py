@@ -274,6 +274,16 @@ def test_the_tally_counts_padded_packed_and_flat_batches():
     assert tally.per_step(1, 2) == {"positions": 8, "tokens": 7.5, "trained": 4}
 
 
+def test_a_prediction_is_put_beside_what_was_measured():
+    record = {"predicted": {"peak": 90, "seconds": 1.5}, "peak_allocated": 100,
+              "step_ms": {"median": 2000.0}}  # fmt: skip
+    assert gpu_cell.compared(record)["predicted"] == {
+        "peak": 90, "seconds": 1.5, "peak_ratio": 0.9, "seconds_ratio": 0.75
+    }  # fmt: skip
+    on_cpu = {"predicted": {"error": "no"}, "peak_allocated": None, "step_ms": {"median": 1.0}}
+    assert gpu_cell.compared(on_cpu)["predicted"] == {"error": "no"}
+
+
 # --- goals ---------------------------------------------------------------------------------------
 
 

@@ -88,6 +88,7 @@ def test_the_report_is_what_the_batches_of_a_run_hold(stage, way, tiny, seen):
     assert found.padding == positions - tokens and found.rows == len(rows)
     assert run.summary["positions"] == positions and run.history[-1]["tokens"] == tokens
     assert run.summary["padding_share"] == pytest.approx(found.padding / positions)
+    assert "padding share" in run._repr_html_()
     if stage != "rm":
         assert found.trained == trained == run.summary["loss_tokens"]
 
