@@ -37,6 +37,7 @@ def common_arguments(recipe: Recipe, folder: Path | None = None) -> dict[str, An
         "max_steps": recipe.max_steps,
         "per_device_train_batch_size": recipe.per_device_train_batch_size,
         "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
+        "train_sampling_strategy": recipe.train_sampling_strategy,
         "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "lr_scheduler_type": recipe.lr_scheduler_type,

@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from ftlab import adapters, checkpoints, optimizers
+from ftlab import adapters, checkpoints, optimizers, padding
 from ftlab.recipe import Recipe, rules
 from ftlab.run import Meter, Observer, Run
 
@@ -74,8 +74,7 @@ class Guards(_Trainer):
     ) -> torch.Tensor:
         """One forward and backward pass; raises NotFinite on a loss that is not finite."""
         if isinstance(inputs, dict):  # not for questions: their answers are counted when sampled
-            counted = inputs["attention_mask"] if "attention_mask" in inputs else inputs["tokens"]
-            self.meter.tokens += int(counted.sum())
+            self.meter.count(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise NotFinite("loss")
@@ -87,6 +86,12 @@ class Guards(_Trainer):
         if self.accelerator.scaler is None and not math.isfinite(float(norm)):
             raise NotFinite("gradient")
         return norm
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if padding.grouped(self.run.recipe):
+            rows = self.train_dataset if train_dataset is None else train_dataset
+            return padding.sampler(self.run.recipe, rows, self.args.world_size)
+        return super()._get_train_sampler(train_dataset)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The recipe's optimizer, where it is one that transformers does not know."""
@@ -153,7 +158,7 @@ class Recorder(TrainerCallback):
             history[-1].update(kept)  # the eval loss joins the record of its step
         else:
             self.meter.sample_memory()
-            measured = {"seconds": self.meter.seconds(), "tokens": self.meter.tokens}
+            measured = {"seconds": self.meter.seconds(), "tokens": int(self.meter.tokens)}
             history.append({"step": step, "epoch": state.epoch, **kept, **measured})
         for observer in self.observers:
             observer.on_log(self.run, history[-1])

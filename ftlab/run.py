@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,7 @@ from ftlab.adapters import finish_folder
 from ftlab.errors import ModelError
 from ftlab.models import gives_scores, quiet_loading
 from ftlab.recipe import Recipe
+from ftlab.tokens import IGNORED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -99,12 +101,18 @@ class Run:
 
 
 class Meter:
-    """Measures a run: seconds of training (evaluations included), tokens, peak memory."""
+    """Measures a run: seconds of training (evaluations included), tokens, peak memory.
+
+    ``positions`` were computed, ``tokens`` of them were no padding, ``trained`` had a loss. The
+    latter two stay on the device until they are read: no step waits for a count.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         self.process = psutil.Process()
-        self.tokens = 0
+        self.tokens: Any = 0
+        self.trained: Any = 0
+        self.positions = 0
         self.peak = 0
         self.start()
         if self.cuda:
@@ -117,6 +125,17 @@ class Meter:
     def seconds(self) -> float:
         """Seconds since the first step began."""
         return time.perf_counter() - self.started
+
+    def count(self, batch: Mapping[str, torch.Tensor]) -> None:
+        """Add the tokens of a batch: tensors [rows, length] as a stage's collator makes them."""
+        self.positions += batch["input_ids"].numel()
+        self.tokens += (
+            batch["attention_mask"] if "attention_mask" in batch else batch["tokens"]
+        ).sum()
+        if "labels" in batch:  # nothing stands before the first token
+            self.trained += (batch["labels"][:, 1:] != IGNORED).sum()
+        elif "completion_mask" in batch:
+            self.trained += batch["completion_mask"][:, 1:].sum()
 
     def sample_memory(self) -> int:
         """Highest memory use seen so far in bytes: allocated on the GPU, or resident on the CPU."""
@@ -131,11 +150,15 @@ def summarize(run: Run, meter: Meter, trainable: int, total: int) -> dict[str, A
     evals = [record["eval_loss"] for record in run.history if "eval_loss" in record]
     steps = int(run.history[-1]["step"]) if run.history else 0
     seconds = run.history[-1]["seconds"] if run.history else meter.seconds()
+    tokens = int(meter.tokens)
     return {
         "steps": steps,
         "seconds": seconds,
         "seconds_per_step": seconds / max(steps, 1),
-        "tokens_per_second": meter.tokens / seconds if seconds else 0.0,
+        "tokens_per_second": tokens / seconds if seconds else 0.0,
+        "positions": meter.positions or None,
+        "padding_share": 1 - tokens / meter.positions if meter.positions else None,
+        "loss_tokens": int(meter.trained) or None,
         "trainable_parameters": trainable,
         "total_parameters": total,
         "peak_memory_bytes": meter.sample_memory(),

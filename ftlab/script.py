@@ -228,6 +228,8 @@ def _arguments(recipe: Recipe) -> str:
         "max_length": recipe.cutoff_len,
         "gradient_checkpointing": recipe.gradient_checkpointing,
     }
+    if recipe.train_sampling_strategy != "random":
+        values["train_sampling_strategy"] = recipe.train_sampling_strategy
     if packs(recipe):
         values |= {"packing": True, "packing_strategy": "bfd"}
     elif recipe.stage == "pt" and recipe.packing is not False:

@@ -26,6 +26,7 @@ BRIEF = {
         {"template": "qwen", "enable_thinking": False},
         {"neat_packing": True, "cutoff_len": 128},
         {"stage": "pt", "dataset": "world_text", "cutoff_len": 32},
+        {"train_sampling_strategy": "sequential"},
         {"finetuning_type": "prompt_tuning"},
         {"finetuning_type": "full", "use_galore": True, "galore_update_interval": 2},
     ],

@@ -19,7 +19,7 @@ from ftlab.data.registry import data_dir
 from ftlab.errors import RecipeError
 from ftlab.recipe import rules
 from ftlab.recipe.knobs import Knob, convert, knob
-from ftlab.recipe.known import EXTENSIONS, NO_EFFECT, check_keys
+from ftlab.recipe.known import EXTENSIONS, NO_EFFECT, check_keys, renamed
 from ftlab.recipe.strict_yaml import parse_yaml
 from ftlab.templates import named
 
@@ -39,6 +39,7 @@ STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto", "grpo", "rloo")
 PREF_LOSSES = ("sigmoid", "hinge", "ipo", "orpo", "simpo", "robust")
 # What happens to rows longer than cutoff_len (the key is ms-swift's; LLaMA-Factory cuts silently).
 STRATEGIES = ("error", "delete", "left", "split")
+ORDERS = ("random", "group_by_length", "sequential")
 MIXES = ("concat", "interleave_under", "interleave_over")
 
 
@@ -276,6 +277,9 @@ class Recipe:
     )
     per_device_eval_batch_size: int = knob(8, "rows per evaluation batch", "batch", low=1)
     gradient_checkpointing: bool = knob(False, "recompute activations to save memory", "batch")
+    train_sampling_strategy: str = knob(
+        "random", "order of rows; grouped by length: less padding", "batch", choices=ORDERS
+    )
     dataloader_num_workers: int = knob(0, "processes that load batches", "batch", low=0)
     # schedule
     lr_scheduler_type: str = knob(
@@ -383,6 +387,7 @@ class Recipe:
     repetition_penalty: float = knob(1.0, "above 1 avoids repeating", "generation", low=0)
 
     def __init__(self, **values: Any) -> None:
+        values = renamed(values)
         check_keys(values, KNOBS)
         for name, item in KNOBS.items():
             setattr(self, name, convert(item, values[name]) if name in values else item.default)

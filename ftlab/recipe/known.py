@@ -9,12 +9,19 @@ from typing import Any
 from ftlab.errors import RecipeError
 from ftlab.recipe.knobs import Knob
 
-# Keys that LLaMA-Factory does not know: written only where they change something.
+# Keys that LLaMA-Factory does not know, or (train_sampling_strategy, which is transformers 5's) not
+# with every transformers it runs on: written only where they change something.
 EXTENSIONS = (
     "truncation_strategy", "init_lora_weights", "num_virtual_tokens", "bottleneck_size",
     "export_format", "precompute_ref_log_probs", "reward_funcs", "kl_coef", "cliprange",
-    "num_generations",
+    "num_generations", "train_sampling_strategy",
 )  # fmt: skip
+
+# Switches that are values of one key now: transformers 4's, and LLaMA-Factory's own.
+RENAMED = {
+    "group_by_length": ("train_sampling_strategy", "group_by_length"),
+    "disable_shuffling": ("train_sampling_strategy", "sequential"),
+}
 
 # LLaMA-Factory's keys that are read and change nothing here, with the sentence that says so.
 NO_EFFECT = {
@@ -52,6 +59,19 @@ LACKING = {
 }
 _LACKS = {key: feature for feature, keys in LACKING.items() for key in keys.split()}
 _OFF = (None, False, 0, "", "none", "no")
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with older switches under today's names; RecipeError where two of them are on."""
+    kept = {key: value for key, value in values.items() if key not in RENAMED}
+    for old, (key, value) in RENAMED.items():
+        switch = values.get(old)
+        if str(switch).lower() not in ("none", "false", "true"):
+            raise RecipeError(f"{old}={switch!r}: expected true or false.")
+        switch = str(switch).lower() == "true"
+        if switch and kept.setdefault(key, value) != value:
+            raise RecipeError(f"{old} and {key}={kept[key]!r}: two orders of the rows. Set one.")
+    return kept
 
 
 def check_keys(values: Mapping[str, Any], knobs: Mapping[str, Knob]) -> None:

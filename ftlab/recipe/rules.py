@@ -227,6 +227,7 @@ STAGE_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ref_model_adapters": (("dpo", "kto", *ONLINE), ()),
     "ref_model_quantization_bit": (("dpo", "kto", *ONLINE), ()),
     "lora_dropout": (("pt", "sft", "rm"), ()),
+    "train_sampling_strategy": (("pt", "sft", *PREFERENCE), ()),
     # An answer drawn from a part of the distribution is not the policy's own.
     **dict.fromkeys(("top_k", "top_p", "repetition_penalty"), (("pt", "sft", *PREFERENCE), ())),
 }
@@ -246,6 +247,11 @@ def _resting_stage(recipe: Recipe, knobs: dict[str, Knob]) -> Iterator[str]:
 
 
 def _notices(recipe: Recipe) -> Iterator[str]:
+    windows = recipe.neat_packing or (
+        recipe.packing is not False if recipe.stage == "pt" else recipe.packing
+    )
+    if recipe.train_sampling_strategy == "group_by_length" and windows:
+        yield "group_by_length: no effect with packing, whose windows are of one length."
     if recipe.stage == "ppo" and not recipe.kl_coef and recipe.ppo_target:
         yield "kl_coef=0: KL costs nothing, and ppo_target, which scales it, changes nothing."
     if recipe.packing and recipe.stage == "sft" and not recipe.neat_packing:
