@@ -54,6 +54,8 @@ def device() -> Record:
     """The GPU: name, memory, published and measured speed."""
     import torch
 
+    if not torch.cuda.is_available():
+        sys.exit("PyTorch sees no NVIDIA GPU here. --device cpu --models smoke checks the program.")
     properties = torch.cuda.get_device_properties(0)
     name = properties.name
     return {
