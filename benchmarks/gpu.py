@@ -213,12 +213,20 @@ def one(asked: argparse.Namespace, cell: Cell, device: Record, seconds: float | 
     return asdict(cell) | found | {"seconds": time.monotonic() - began}
 
 
+def described(asked: argparse.Namespace) -> Record:
+    """The device; ends the program with one sentence where it is not there."""
+    if asked.device == "cpu":
+        return {"name": "cpu", "peak_tflops": None, "matmul_tflops": None}
+    try:
+        return dict(json.loads(child(asked, "benchmarks.gpu_cell", "device").splitlines()[-1]))
+    except subprocess.CalledProcessError as error:
+        sys.exit((error.stderr.strip().splitlines() or ["the GPU cannot be described"])[-1])
+
+
 def run(asked: argparse.Namespace) -> Record:
     """Measure what is not measured yet, as long as the time lasts."""
     ends = time.monotonic() + 60 * asked.minutes if asked.minutes else None
-    device = {"name": "cpu", "peak_tflops": None, "matmul_tflops": None}
-    if asked.device == "cuda":
-        device = json.loads(child(asked, "benchmarks.gpu_cell", "device").splitlines()[-1])
+    device = described(asked)
     out = asked.out or gpu_figures.RESULTS / f"gpu-{_slug(str(device['name']))}.json"
     made = {"commit": commit(), "code": code(), "versions": versions(), "length": asked.length,
             "steps": asked.steps, "ce_gb": asked.ce_gb}  # fmt: skip

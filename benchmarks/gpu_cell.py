@@ -54,6 +54,8 @@ def device() -> Record:
     """The GPU: name, memory, published and measured speed."""
     import torch
 
+    if not torch.cuda.is_available():
+        sys.exit("PyTorch sees no NVIDIA GPU here. --device cpu --models smoke checks the program.")
     properties = torch.cuda.get_device_properties(0)
     name = properties.name
     return {
@@ -68,8 +70,7 @@ def measure(cell: Cell) -> Record:
     """Train as the cell says, and measure."""
     began = time.time()
     check(cell)
-    if cell["system"].endswith("unsloth"):
-        importlib.import_module("unsloth")  # first of all
+    first_of_all(cell["system"])
     import torch
     from transformers import set_seed
 
@@ -99,6 +100,14 @@ def compared(record: Record) -> Record:
         if value and known.get(name):
             known[f"{name}_ratio"] = known[name] / value
     return record
+
+
+def first_of_all(system: str) -> None:
+    """Import Unsloth where it is used: directly, or as ftlab does, with its settings."""
+    if system == "ftlab-unsloth" and importlib.util.find_spec("ftlab.engine"):
+        importlib.import_module("ftlab.engine").begin()
+    elif system.endswith("unsloth"):
+        importlib.import_module("unsloth")
 
 
 def check(cell: Cell) -> None:

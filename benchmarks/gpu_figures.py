@@ -180,8 +180,8 @@ def block(folder: Path = RESULTS) -> str:
         device = found["device"]
         parts += [
             goals(found), table(found),
-            f"Measured on: {device['name']}, rows of {found['length']} tokens; MFU of "
-            f"{device['peak_tflops']:.0f} TFLOP/s; {CONVENTION}.",
+            f"Measured on: {device['name']}, rows of {found['length']} tokens; MFU of the data "
+            f"sheet's {device['peak_tflops'] or 'unknown'} TFLOP/s; {CONVENTION}.",
         ]  # fmt: skip
     inner = "\n\n".join(parts)
     return f"<!-- gpu:start -->\n{inner}\n<!-- gpu:end -->"

@@ -87,12 +87,6 @@ class Guards(_Trainer):
             raise NotFinite("gradient")
         return norm
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if padding.grouped(self.run.recipe):
-            rows = self.train_dataset if train_dataset is None else train_dataset
-            return padding.sampler(self.run.recipe, rows, self.args.world_size)
-        return super()._get_train_sampler(train_dataset)
-
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The recipe's optimizer, where it is one that transformers does not know."""
         if self.optimizer is None:
@@ -100,6 +94,12 @@ class Guards(_Trainer):
         if self.run.recipe.use_badam and self.run.recipe.badam_mode == "ratio":
             optimizers.clip_sparse(self.accelerator)
         return super().create_optimizer(model)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if padding.grouped(self.run.recipe):
+            rows = self.train_dataset if train_dataset is None else train_dataset
+            return padding.sampler(self.run.recipe, rows, self.args.world_size)
+        return super()._get_train_sampler(train_dataset)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The loss of the answers alone, without what AdaLoRA adds to it in training."""

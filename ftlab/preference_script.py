@@ -147,10 +147,10 @@ def _refuse(recipe: Recipe) -> None:
     for key, plain in {**script._BEYOND_A_SCRIPT, **_OURS}.items():
         if getattr(recipe, key) != plain:
             raise RecipeError(f"{key}: a plain TRL script cannot do that. Leave it at {plain!r}.")
-    if recipe.train_sampling_strategy != "random":
-        raise RecipeError("train_sampling_strategy: TRL has no lengths of pairs. Leave it random.")
     if recipe.stage == "kto" and recipe.per_device_train_batch_size == 1:
         raise RecipeError("per_device_train_batch_size: TRL's KTOTrainer needs 2 or more.")
+    if recipe.train_sampling_strategy != "random":
+        raise RecipeError("train_sampling_strategy: TRL has no lengths of pairs. Leave it random.")
 
 
 def _trained(recipe: Recipe) -> list[str]:

@@ -364,6 +364,16 @@ def test_a_cell_of_older_code_is_measured_again():
     assert len(found["cells"]) == 1 and gpu.done(found, made) == {cell}
 
 
+def test_without_a_gpu_one_sentence_says_so(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--cache", str(tmp_path)]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=hidden)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("PyTorch sees no NVIDIA GPU here") and "\n" not in (
+        done.stderr.strip()
+    )
+
+
 def test_no_network_and_no_gpu_reach_a_cell_that_asked_for_none():
     found = gpu.environment(gpu.options(["--device", "cpu", "--ce-gb", "2"]))
     assert found["CUDA_VISIBLE_DEVICES"] == "" and found["HF_HUB_OFFLINE"] == "1"

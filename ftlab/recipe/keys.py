@@ -275,11 +275,11 @@ class Recipe:
     gradient_accumulation_steps: int = knob(
         1, "batches added up before each update", "batch", low=1, slider=(1, 16)
     )
-    per_device_eval_batch_size: int = knob(8, "rows per evaluation batch", "batch", low=1)
-    gradient_checkpointing: bool = knob(False, "recompute activations to save memory", "batch")
     train_sampling_strategy: str = knob(
         "random", "order of rows; grouped by length: less padding", "batch", choices=ORDERS
     )
+    per_device_eval_batch_size: int = knob(8, "rows per evaluation batch", "batch", low=1)
+    gradient_checkpointing: bool = knob(False, "recompute activations to save memory", "batch")
     dataloader_num_workers: int = knob(0, "processes that load batches", "batch", low=0)
     # schedule
     lr_scheduler_type: str = knob(
