@@ -22,6 +22,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ftlab import advice, memory
 from ftlab.arguments import loss_type
+from ftlab.batches import packs
 from ftlab.cards import CARDS, SPARE
 from ftlab.errors import EnvironmentProblem, ModelError, RecipeError
 from ftlab.ledger import COMPONENTS
@@ -175,7 +176,8 @@ def estimate(
 ) -> Estimate:
     """The bytes and seconds that training as ``recipe`` says takes, before it starts.
 
-    Rows are taken to be as long as ``cutoff_len`` (or the model) allows. ``config`` says which
+    Rows are taken to be as long as ``cutoff_len`` (or the model) allows; several rows of stage sft
+    to be padded, so that attention has a mask. ``config`` says which
     shapes: a name in ``ftlab.memory.SHAPES``, a folder or file with a config.json, or a
     configuration; without it ``recipe.model_name_or_path`` does. Nothing is downloaded. ``device``
     is a card of ``ftlab.cards.CARDS``, or None for this machine. ``name`` is what to call the
@@ -274,7 +276,9 @@ def _plan(recipe: Recipe, config: Any, device: Device) -> Plan:
     asked = recipe.bf16 or recipe.fp16
     autocast = dtype if asked and not recipe.pure_bf16 and dtype != torch.float32 else None
     chunked = loss_type(text.vocab_size) != "nll"
-    return Plan(recipe.per_device_train_batch_size, length, dtype, autocast, chunked)
+    rows = recipe.per_device_train_batch_size
+    masked = packs(recipe) or (recipe.stage == "sft" and rows > 1)
+    return Plan(rows, length, dtype, autocast, chunked, masked)
 
 
 def _trace(config: Any, recipe: Recipe, plan: Plan) -> Trace:

@@ -12,9 +12,10 @@ import copy
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import MethodType, SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from accelerate.utils import convert_outputs_to_fp32
@@ -25,7 +26,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, masking_utils
 
 from ftlab import memory, optimizers
 from ftlab.adapters import adapt, is_adapter, unfrozen_names
@@ -44,7 +45,8 @@ class Plan(NamedTuple):
 
     ``rows`` of ``length`` tokens; ``dtype`` of the weights; ``autocast``: what matrices are
     multiplied in where that is another (then what trains is fp32); ``chunked``: logits are
-    computed a few tokens at a time.
+    computed a few tokens at a time; ``masked``: attention needs a mask, because a row is padded
+    or samples share one.
     """
 
     rows: int
@@ -52,6 +54,7 @@ class Plan(NamedTuple):
     dtype: torch.dtype
     autocast: torch.dtype | None
     chunked: bool
+    masked: bool
 
 
 class Trace(NamedTuple):
@@ -188,7 +191,7 @@ def _step(plain: Any, chosen: list[int], recipe: Recipe, plan: Plan) -> Trace:
             model.enable_input_require_grads()  # as TRL does
     if plan.chunked:
         inner.forward = MethodType(_chunked(ledger), inner)
-    with mode, ledger:
+    with mode, ledger, nullcontext() if plan.masked else _whole_rows():
         update = _optimizer(model, recipe, ledger)
         _one_step(model, chosen, update, recipe, plan, ledger)
     return Trace(*ledger.found())
@@ -312,9 +315,23 @@ def _chunked(ledger: Ledger) -> Callable[..., Any]:
 def _loss(model: Any, ids: torch.Tensor, plan: Plan) -> torch.Tensor:
     """The loss as transformers' Trainer computes it; accelerate makes outputs fp32 again."""
     call = model if plan.autocast is None or plan.chunked else convert_outputs_to_fp32(model)
+    given: dict[str, Any] = {"input_ids": ids, "labels": ids, "use_cache": False}
+    if plan.masked:
+        given["attention_mask"] = torch.ones_like(ids)
+        given["attention_mask"][:, -1] = 0
     with torch.autocast("cpu", plan.autocast) if plan.autocast else nullcontext():
-        output = call(input_ids=ids, labels=ids, use_cache=False)
+        output = call(**given)
     return output.loss
+
+
+@contextmanager
+def _whole_rows() -> Iterator[None]:
+    """Inside, transformers sees that nothing needs a mask; it would look at the fake numbers."""
+    masks = (("is_tracing", lambda *_: False), ("find_packed_sequence_indices", lambda *_: None))
+    with ExitStack() as stack:
+        for name, answer in masks:
+            stack.enter_context(patch.object(masking_utils, name, answer))
+        yield
 
 
 @contextmanager

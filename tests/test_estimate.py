@@ -27,6 +27,7 @@ WAYS = [
     {"finetuning_type": "freeze"},
     {"finetuning_type": "freeze", "freeze_trainable_layers": -1},
     {},
+    {"stage": "pt"},
     {"gradient_checkpointing": True},
     {"use_dora": True},
     {"finetuning_type": "bottleneck", "bottleneck_size": 16},
@@ -54,7 +55,7 @@ def real(chosen, model):
         adapted.gradient_checkpointing_enable()
         if own:
             adapted.enable_input_require_grads()
-    plan = Plan(ROWS, LENGTH, torch.float32, None, False)
+    plan = Plan(ROWS, LENGTH, torch.float32, None, False, chosen.stage == "sft")
     with ledger:
         update = _optimizer(adapted, chosen, ledger)
         holder, name = _layers(adapted)
