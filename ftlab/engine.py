@@ -10,6 +10,7 @@ Taught in notebooks/17_fast_on_one_gpu.ipynb.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata as metadata
 import os
 import sys
 from collections.abc import Collection
@@ -18,7 +19,15 @@ from typing import TYPE_CHECKING
 
 from ftlab.data.registry import data_dir
 from ftlab.errors import EnvironmentProblem, RecipeError
-from ftlab.hardware import Choice, Hardware, attention, check_liger, here, packages
+from ftlab.hardware import (
+    Choice,
+    Hardware,
+    attention,
+    check_liger,
+    here,
+    packages,
+    precision,
+)
 from ftlab.recipe import rules
 
 if TYPE_CHECKING:
@@ -104,6 +113,34 @@ def lacks(hardware: Hardware, found: Collection[str]) -> str | None:
     return None
 
 
+def notices(recipe: Recipe, hardware: Hardware) -> list[str]:
+    """A sentence for each speed key that does less here than its name says, or costs time first."""
+    said = []
+    if recipe.use_unsloth_gc and hardware.device != "cuda":
+        said.append(
+            "use_unsloth_gc: activations are recomputed; without a GPU they are in main memory "
+            "already."
+        )
+    if recipe.torch_compile:
+        said.append(
+            "torch_compile: the first step compiles, which takes a minute or more; lengths that "
+            "change from batch to batch may compile again."
+        )
+    return said
+
+
+def describe(recipe: Recipe, hardware: Hardware) -> dict[str, str]:
+    """On what a settled recipe trains: ``engine``, ``device``, ``precision`` with its reason."""
+    name = "unsloth" if recipe.use_unsloth else "transformers"
+    chosen = precision(recipe, hardware)
+    kernels = " with Liger's kernels" if recipe.enable_liger_kernel else ""
+    return {
+        "engine": f"{name} {metadata.version(name)}{kernels}",
+        "device": str(hardware),
+        "precision": f"{chosen.compute} ({chosen.reason})",
+    }
+
+
 def _small(name: str) -> bool:
     """Whether a model is the shipped one, or a folder of few bytes of weights."""
     folder = data_dir() / "tiny" if name == "tiny" else Path(name).expanduser()
@@ -140,6 +177,12 @@ def begin() -> None:
     except Exception as error:  # whatever of its many imports fails
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise EnvironmentProblem(f"Unsloth does not start here: {reason}") from error
+
+
+def begin_for(recipe: Recipe) -> None:
+    """Import Unsloth now if ``recipe`` will use it and it is not too late in this process."""
+    if settle(recipe)[0].use_unsloth and not any(name in sys.modules for name in PATCHED):
+        begin()
 
 
 def _cache() -> str:

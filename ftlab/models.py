@@ -57,7 +57,7 @@ def load(
     length: int | None = None,
     adapter: str | os.PathLike[str] | Sequence[str] | None = None,
     flash_attn: str = "auto",
-    engine: str = "auto",
+    engine: str | fast.Unsloth = "auto",
     dtype: str = "auto",
     device: str = "auto",
 ) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -77,7 +77,7 @@ def load(
     'qwen3'
     """
     how = attention(flash_attn, here(), packages())
-    by_unsloth = fast.wanted(engine)
+    unsloth = fast.wanted(engine)
     path = _resolve(str(name))
     device = pick_device().value if device == "auto" else device
     chosen = getattr(torch, pick_dtype(device).value if dtype == "auto" else dtype)
@@ -96,8 +96,8 @@ def load(
     options |= {"attn_implementation": how} if how else {}
     kind = AutoModelForSequenceClassification if gives_scores(config) else AutoModelForCausalLM
     with quiet_loading():
-        if by_unsloth and kind is AutoModelForCausalLM:
-            model = _call(fast.load, path, dtype=chosen, bits=quantization_bit, length=length)
+        if unsloth is not None and kind is AutoModelForCausalLM:
+            model = _call(unsloth.load, path, dtype=chosen, bits=quantization_bit, length=length)
         else:
             model = _call(kind.from_pretrained, path, config=config, dtype=chosen, **options)
         model = wanted.settle(model, device, str(cached_file(path, "config.json")))
