@@ -10,7 +10,6 @@ Taught in notebooks/17_fast_on_one_gpu.ipynb.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata as metadata
 import os
 import sys
 from collections.abc import Collection
@@ -123,19 +122,20 @@ def notices(recipe: Recipe, hardware: Hardware) -> list[str]:
         )
     if recipe.torch_compile:
         said.append(
-            "torch_compile: the first step compiles, which takes a minute or more; lengths that "
+            "torch_compile: the first steps compile, which takes minutes; lengths that "
             "change from batch to batch may compile again."
         )
     return said
 
 
 def describe(recipe: Recipe, hardware: Hardware) -> dict[str, str]:
-    """On what a settled recipe trains: ``engine``, ``device``, ``precision`` with its reason."""
+    """On what a settled recipe trains: ``engine``, which this process has imported, ``device``,
+    ``precision`` with its reason."""
     name = "unsloth" if recipe.use_unsloth else "transformers"
     chosen = precision(recipe, hardware)
     kernels = " with Liger's kernels" if recipe.enable_liger_kernel else ""
     return {
-        "engine": f"{name} {metadata.version(name)}{kernels}",
+        "engine": f"{name} {getattr(sys.modules[name], '__version__', '')}{kernels}",
         "device": str(hardware),
         "precision": f"{chosen.compute} ({chosen.reason})",
     }

@@ -390,7 +390,7 @@ def test_a_run_with_unsloth_is_a_run_like_any_other(standin, tmp_path):
     assert [r["loss"] for r in run.history] == [r["loss"] for r in plain.history]
     assert witness.told == [("start", 2), ("log", 1), ("log", 2), ("end", "finished")]
     assert run.status == "finished" and run.summary["steps"] == 2
-    assert run.machine["engine"].startswith("unsloth")
+    assert run.machine["engine"] == "unsloth stand-in"
     assert torch.equal(logits(run.model), logits(plain.model))
     # What it left behind is PEFT's, and says how it was made.
     again = ftlab.load("tiny", adapter=run.folder)[0]
@@ -405,11 +405,10 @@ def test_a_run_with_unsloth_is_a_run_like_any_other(standin, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "data"),
     [
-        ({"stage": "dpo"}, "polite_pairs"),
+        ({"stage": "dpo", "quantization_bit": 4}, "polite_pairs"),
         ({"finetuning_type": "full", "neat_packing": True, "cutoff_len": 128}, "world_qa"),
-        ({"quantization_bit": 4}, "world_qa"),
     ],
-    ids=["dpo", "full, packed", "4 bits"],
+    ids=["dpo on 4 bits", "full, packed"],
 )
 def test_with_unsloth_the_losses_are_those_of_our_ids_and_labels(standin, keys, data):
     recipe, rows = ftlab.Recipe(**BRIEF, **keys), ftlab.read(data).take(16)

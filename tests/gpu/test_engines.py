@@ -133,11 +133,9 @@ def test_what_trains_is_in_fp32_unless_pure_bf16_is_asked_for(folder):
     recipe = ftlab.Recipe(
         model_name_or_path=folder, finetuning_type="full", use_unsloth=False, **STEPS
     )
-    kinds = [
-        {parameter.dtype for parameter in losses(recipe.replace(pure_bf16=pure))[1].model.parameters()}
-        for pure in (False, True)
-    ]  # fmt: skip
-    assert kinds == [{torch.float32}, {torch.bfloat16}]
+    for pure, kind in ((False, torch.float32), (True, torch.bfloat16)):
+        _, run = losses(recipe.replace(pure_bf16=pure))
+        assert {parameter.dtype for parameter in run.model.parameters()} == {kind}
 
 
 def test_auto_takes_unsloth_for_a_model_that_is_worth_it(unsloth, folder):

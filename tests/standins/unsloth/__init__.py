@@ -8,6 +8,7 @@ computes is what transformers computes, as Unsloth's own backend for CPUs does.
 import os
 import sys
 
+__version__ = "stand-in"
 LATE = [name for name in ("transformers", "trl", "peft") if name in sys.modules]
 print("a greeting that nobody asked for")
 
