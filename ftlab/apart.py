@@ -73,7 +73,7 @@ def run(
             found = _watch(job, folder, child, observers, stop, quiet)
         if interrupted.is_set() and found.status == "stopped":
             found.status = "interrupted"
-        return _loaded(found, keep=job.save or job.resume is not None)
+        return _loaded(found, job.save)
     finally:
         if child is not None and child.poll() is None:
             child.kill()
@@ -83,8 +83,8 @@ def run(
 
 def _write(job: Job, folder: Path) -> None:
     values = job.recipe.to_dict()
-    if not job.save and job.resume is None:
-        values["output_dir"] = str(folder / "run")
+    if not job.save:
+        values |= {"output_dir": str(folder / "run"), "save_strategy": "no"}
     work = {
         "recipe": values, "resume": str(job.resume) if job.resume else None, "parent": os.getpid(),
     }  # fmt: skip
@@ -129,12 +129,10 @@ def _watch(
                 found.history = [r for r in found.history if r["step"] != value["step"]] + [value]
                 _tell(observers, "on_log", found, value)
                 continue
-            _take(found, value, job.notices)
+            _take(found, value, job, quiet)
             if kind == "start":
                 begun = True
                 _tell(observers, "on_start", found)
-                if not quiet:
-                    print(*found.notices, sep="\n", file=sys.stderr)
             ended = kind == "end"
     finally:
         if begun:
@@ -175,13 +173,15 @@ def _events(
 _TOLD = ("name", "status", "summary", "notices", "total_steps", "machine", "history")
 
 
-def _take(run: Run, value: dict[str, Any], notices: list[str]) -> None:
-    """Take over what the child says of its run."""
+def _take(run: Run, value: dict[str, Any], job: Job, quiet: bool) -> None:
+    """Take over what the child says of its run, and say what is new in it."""
+    before = run.notices
     for name in _TOLD:
         setattr(run, name, value[name])
-    run.notices = [*notices, *run.notices]
-    run.folder = Path(value["folder"]) if value["folder"] else None
-    run.recipe = Recipe(**value["recipe"])
+    run.notices = [*job.notices, *run.notices]
+    for notice in [] if quiet else run.notices[len(before) :]:
+        print(notice, file=sys.stderr)
+    run.folder = Path(value["folder"])
 
 
 def _loaded(run: Run, keep: bool) -> Run:
@@ -215,9 +215,8 @@ class _Reporter:
             file.write(json.dumps({kind: value}) + "\n")
 
     def state(self, run: Run) -> dict[str, Any]:
-        folder = str(run.folder) if run.folder else None
         told = {name: getattr(run, name) for name in _TOLD}
-        return {**told, "folder": folder, "recipe": run.recipe.to_dict()}
+        return {**told, "folder": str(run.folder)}
 
     def on_start(self, run: Run) -> None:
         self.tell("start", self.state(run))

@@ -81,7 +81,7 @@ def train(
     rows, held_out = batches.training_rows(recipe, data, eval_data)
     if engine.elsewhere(recipe):
         job = apart.Job(recipe, rows, held_out, save=save, notices=notes)
-        return apart.run(job, observers, stop, quiet=quiet)
+        return _advised(apart.run(job, observers, stop, quiet=quiet), quiet)
     observers = [*observers, *_tracker(recipe)]
     own = model is None
     if own:
@@ -102,10 +102,7 @@ def train(
     hashes = {"train": batches.content_hash(rows)}
     if held_out:
         hashes["eval"] = batches.content_hash(held_out)
-    run = _execute(setup, hashes, observers, stop)
-    if run.status == "not finite" and not quiet:
-        print(_not_finite_advice(run), file=sys.stderr)
-    return run
+    return _advised(_execute(setup, hashes, observers, stop), quiet)
 
 
 def resume(
@@ -296,10 +293,9 @@ def _fit(trainer: Any, stop: threading.Event, checkpoint: Path | None) -> str:
         with interrupt_sets(stop) as interrupted, quiet_loading(), _garbage_left():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFinite as error:
-        trainer.run.notices.append(f"the {error} stopped being finite")
+        trainer.run.notices += [*trainer.skipped_notice(), f"the {error} stopped being finite"]
         return "not finite"
-    finally:
-        trainer.run.notices += trainer.skipped_notice()
+    trainer.run.notices += trainer.skipped_notice()
     if interrupted.is_set():
         return "interrupted"
     return "stopped" if stop.is_set() else "finished"
@@ -340,6 +336,13 @@ def _tracker(recipe: Recipe) -> list[Observer]:
     from ftlab.tracking import SwanLab
 
     return [SwanLab(recipe)]
+
+
+def _advised(run: Run, quiet: bool) -> Run:
+    """The run, and on stderr what to do where its loss or gradient stopped being finite."""
+    if run.status == "not finite" and not quiet:
+        print(_not_finite_advice(run), file=sys.stderr)
+    return run
 
 
 def _not_finite_advice(run: Run) -> str:
