@@ -330,11 +330,12 @@ class PackedCollator:
     Positions start anew with every sample and there is no attention mask: so transformers knows
     where samples begin and keeps attention inside them
     (transformers.masking_utils.find_packed_sequence_indices), unless the model is called with a
-    cache: pass `use_cache=False`, as the trainer does.
+    cache: pass `use_cache=False`, as the trainer does. ``flat``: one window after the other in a
+    single row, where Unsloth finds the samples.
     """
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
+    def __init__(self, pad_id: int, *, flat: bool = False) -> None:
+        self.pad_id, self.flat = pad_id, flat
 
     def __call__(self, windows: Sequence[Row]) -> dict[str, torch.Tensor]:
         lists: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "position_ids": []}
@@ -345,6 +346,8 @@ class PackedCollator:
             lists["input_ids"].append(window["input_ids"])
             lists["labels"].append([label if p else IGNORED for label, p in firsts])
             lists["position_ids"].append(positions)
+        if self.flat:
+            lists = {key: [[i for row in rows for i in row]] for key, rows in lists.items()}
         # A padding token at position 0 is a sample of its own.
         fill = {"input_ids": self.pad_id, "labels": IGNORED, "position_ids": 0}
         batch = {

@@ -168,6 +168,9 @@ def _data_check(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
+    from ftlab import engine
+
+    engine.begin_for(recipe)
     from ftlab.train import train
 
     run = train(recipe, observers=[Progress()])

@@ -275,7 +275,8 @@ def _plan(recipe: Recipe, config: Any, device: Device) -> Plan:
     dtype = getattr(torch, device.dtype)
     asked = recipe.bf16 or recipe.fp16
     autocast = dtype if asked and not recipe.pure_bf16 and dtype != torch.float32 else None
-    chunked = loss_type(text.vocab_size) != "nll"
+    kernels = recipe.use_unsloth or recipe.enable_liger_kernel  # these hold a part at a time, too
+    chunked = kernels or loss_type(recipe, text.vocab_size) != "nll"
     rows = recipe.per_device_train_batch_size
     masked = packs(recipe) or (recipe.stage == "sft" and rows > 1)
     return Plan(rows, length, dtype, autocast, chunked, masked)

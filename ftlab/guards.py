@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from ftlab import adapters, checkpoints, optimizers, padding
+from ftlab import adapters, checkpoints, fast, optimizers, padding
 from ftlab.recipe import Recipe, rules
 from ftlab.run import Meter, Observer, Run
 
@@ -67,7 +69,8 @@ class Guards(_Trainer):
         super().__init__(*args, **kwargs)
         for parameter, values in exact:  # TRL rounds those on a quantized base to bfloat16
             parameter.data = values.to(parameter.device)
-        self.run, self.meter = run, meter
+        self.run, self.meter, self.skipped = run, meter, 0
+        self.offloading = fast.offloading(run.model, run.recipe)
 
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Any = None
@@ -75,17 +78,28 @@ class Guards(_Trainer):
         """One forward and backward pass; raises NotFinite on a loss that is not finite."""
         if isinstance(inputs, dict):  # not for questions: their answers are counted when sampled
             self.meter.count(inputs)
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        with self.offloading:
+            loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise NotFinite("loss")
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
-        # With fp16 loss scaling an infinite gradient is normal: the scaler skips that step.
-        if self.accelerator.scaler is None and not math.isfinite(float(norm)):
-            raise NotFinite("gradient")
+        norm, scaler = super()._get_grad_norm(model, grad_norm), self.accelerator.scaler
+        if not math.isfinite(float(norm)):
+            if scaler is None:
+                raise NotFinite("gradient")
+            # float16: the scaler leaves this step out and halves its scale, which begins high. At
+            # 1 nothing is scaled any more.
+            if scaler.get_scale() <= 1:
+                raise NotFinite("gradient (in float16, loss scale 1)")
+            self.skipped += 1
         return norm
+
+    def skipped_notice(self) -> list[str]:
+        """A sentence for the steps that float16's overflows cost."""
+        skipped = f"{self.skipped} steps left out: a gradient overflowed in float16"
+        return [f"{skipped}, and the loss scale was halved."] if self.skipped else []
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The recipe's optimizer, where it is one that transformers does not know."""
@@ -127,6 +141,27 @@ class Guards(_Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(getattr(self, "_partial", self.args.output_dir))
+
+
+@contextmanager
+def interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
+    """Inside, the first Ctrl-C ends training after its step; a second one raises as usual."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(*_: Any) -> None:
+        interrupted.set()
+        stop.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class Recorder(TrainerCallback):

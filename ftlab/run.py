@@ -45,6 +45,7 @@ class Run:
 
     ``status`` is "running", "finished", "stopped" (the stop event), "interrupted" (Ctrl-C) or
     "not finite" (the loss or gradient became infinite or NaN; the weights are those before it).
+    ``machine`` says on what it trained: ``engine``, ``device``, ``precision`` with its reason.
     """
 
     recipe: Recipe = field(repr=False)
@@ -57,6 +58,7 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     total_steps: int = 0
+    machine: dict[str, str] = field(default_factory=dict, repr=False)
 
     def plot(self, **options: Any) -> Any:
         """The curves of this run (see ``ftlab.plots.curves``)."""
@@ -205,6 +207,7 @@ def report_card(run: Run) -> str:
         f"- base model: {recipe.model_name_or_path}",
         f"- method: {recipe.finetuning_type}, stage {recipe.stage}",
         f"- data: {recipe.dataset or 'given in code'}",
+        *(f"- {what}: {how}" for what, how in run.machine.items()),
         "",
         "| measured | value |",
         "|---|---|",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,15 +22,16 @@ from transformers import PrinterCallback, Trainer, set_seed
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ftlab import adapters, batches, checkpoints, optimizers
+from ftlab import adapters, apart, batches, checkpoints, engine, fast, optimizers
 from ftlab.adapters import adapt, trainable_parameters
 from ftlab.adapters.methods import split
-from ftlab.arguments import common_arguments, precision_notice, training_arguments
+from ftlab.arguments import common_arguments, training_arguments
 from ftlab.base import base_record, check_base
 from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
-from ftlab.guards import Alarm, Guards, NotFinite, Recorder, Setup
-from ftlab.models import load, load_for, pick_device, quiet_loading
+from ftlab.guards import Alarm, Guards, NotFinite, Recorder, Setup, interrupt_sets
+from ftlab.hardware import here, pick_device, precision, precision_notices
+from ftlab.models import load, load_for, quiet_loading
 from ftlab.recipe import Recipe, rules
 from ftlab.run import Meter, Observer, Run, summarize, write_folder
 
@@ -77,8 +77,12 @@ def train(
         raise RecipeError("model and tokenizer go together: pass both or neither.")
     recipe = naming_data(recipe, data)
     optimizers.check(recipe)
-    observers = [*observers, *_tracker(recipe)]
+    recipe, notes = engine.settle(recipe, given=model is not None)
     rows, held_out = batches.training_rows(recipe, data, eval_data)
+    if engine.elsewhere(recipe):
+        job = apart.Job(recipe, rows, held_out, save=save, notices=notes)
+        return _advised(apart.run(job, observers, stop, quiet=quiet), quiet)
+    observers = [*observers, *_tracker(recipe)]
     own = model is None
     if own:
         model, tokenizer = _loaded(recipe)
@@ -86,7 +90,7 @@ def train(
     setup.quiet = quiet
     del model  # where the caller holds it not, a run without a reference frees it
     run = setup.run
-    run.notices += precision_notice(recipe)
+    run.notices += notes
     if save:
         checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(run.model))
         run.folder = checkpoints.new_run_folder(
@@ -98,26 +102,30 @@ def train(
     hashes = {"train": batches.content_hash(rows)}
     if held_out:
         hashes["eval"] = batches.content_hash(held_out)
-    run = _execute(setup, hashes, observers, stop)
-    if run.status == "not finite" and not quiet:
-        print(_not_finite_advice(run), file=sys.stderr)
-    return run
+    return _advised(_execute(setup, hashes, observers, stop), quiet)
 
 
 def resume(
-    run_folder: str | os.PathLike[str], *, reward: Any = None, observers: Sequence[Observer] = ()
+    run_folder: str | os.PathLike[str],
+    *,
+    reward: Any = None,
+    observers: Sequence[Observer] = (),
+    stop: threading.Event | None = None,
 ) -> Run:
     """Continue an unfinished run of this machine from its newest whole checkpoint.
 
     The recipe and the data are those of the folder; when the data have changed since, or no
-    checkpoint is whole, CheckpointError says so. ``reward`` is that of ``train``, once more.
+    checkpoint is whole, CheckpointError says so. ``reward`` is that of ``train``, once more, and
+    ``stop`` ends training as it does there.
     """
     folder = Path(run_folder)
     state = folder / "run.json"
     if not state.is_file():
         raise CheckpointError(f"{folder}: no run of ftlab here (run.json is missing).")
-    recipe = Recipe.from_yaml(folder / "recipe.yaml")
+    recipe, _ = engine.settle(Recipe.from_yaml(folder / "recipe.yaml"))
     optimizers.check_resume(recipe)
+    if engine.elsewhere(recipe):
+        return apart.run(apart.Job(recipe, resume=folder), observers, stop)
     if (folder / checkpoints.MANIFEST).is_file():
         raise CheckpointError(f"{folder}: this run is finished, there is nothing to resume.")
     checkpoint, skipped = checkpoints.newest(folder)
@@ -137,12 +145,14 @@ def resume(
     step = int(checkpoint.name.split("-")[-1])
     lines = (checkpoint / "history.jsonl").read_text(encoding="utf-8").splitlines()
     run.history = [record for record in map(json.loads, lines) if record["step"] <= step]
-    return _execute(setup, saved["data"], [*observers, *_tracker(recipe)], None, checkpoint)
+    return _execute(setup, saved["data"], [*observers, *_tracker(recipe)], stop, checkpoint)
 
 
 def _loaded(recipe: Recipe) -> tuple[Any, Any]:
     """The recipe's model; ModelError where an adapter to train on belongs to another base."""
-    model, tokenizer = load_for(recipe)
+    dtype = precision(recipe, here()).weights
+    how = fast.for_recipe(recipe) if recipe.use_unsloth else "transformers"
+    model, tokenizer = load_for(recipe, dtype=dtype, engine=how)
     folders = split(recipe.adapter_name_or_path)
     path = Path(folders[0]) / checkpoints.BASE if len(folders) == 1 else None
     if path is not None and path.is_file():
@@ -174,9 +184,14 @@ def _prepared(
     set_seed(recipe.seed)
     base = Path(recipe.model_name_or_path).name
     name = recipe.run_name or f"{base}-{recipe.finetuning_type}-{recipe.stage}"
-    notices = [*recipe.notices, *optimizers.notice(recipe), *report.notices()]
+    hardware = here()
+    notices = [*recipe.notices, *precision_notices(recipe, hardware), *optimizers.notice(recipe),
+               *engine.notices(recipe, hardware), *report.notices()]  # fmt: skip
     trained = adapt(model, recipe, copied=not own or reference is model)
-    run = Run(recipe, trained, tokenizer, name, notices=notices)
+    if recipe.use_unsloth and reference is model:
+        reference = fast.WithoutAdapter(trained)
+    machine = engine.describe(recipe, hardware)
+    run = Run(recipe, trained, tokenizer, name, notices=notices, machine=machine)
     return Setup(run, encoded, encoded_eval, reference, judges)
 
 
@@ -230,8 +245,8 @@ def _execute(
     try:
         if run.folder:
             _prepare_folder(run, hashes)
-        trainer = _trainer(setup)
-        run.status = _fit(trainer, stop, checkpoint)
+        with fast.kernels(run.model, run.recipe):
+            run.status = _fit(_trainer(setup), stop, checkpoint)
         run.summary = summarize(run, meter, *trainable_parameters(run.model))
         run.model.eval()
         if run.folder:
@@ -260,12 +275,14 @@ def _trainer(setup: Setup) -> Any:
 
 def build(setup: Setup) -> CourseTrainer:
     """The trainer of the stages pt and sft."""
-    run = setup.run
-    pack = batches.PackedCollator if batches.packs(run.recipe) else DataCollatorForLanguageModeling
+    run, pad = setup.run, setup.run.tokenizer.pad_token_id
+    collator: Any = DataCollatorForLanguageModeling(pad)
+    if batches.packs(run.recipe):
+        collator = batches.PackedCollator(pad, flat=bool(run.recipe.use_unsloth))
     return CourseTrainer(
         model=run.model,
         args=training_arguments(run.recipe, run.folder, len(run.tokenizer)),
-        data_collator=pack(run.tokenizer.pad_token_id),
+        data_collator=collator,
         **setup.parts(),
     )
 
@@ -273,11 +290,12 @@ def build(setup: Setup) -> CourseTrainer:
 def _fit(trainer: Any, stop: threading.Event, checkpoint: Path | None) -> str:
     """Run the trainer; returns the status of the run."""
     try:
-        with _interrupt_sets(stop) as interrupted, quiet_loading(), _garbage_left():
+        with interrupt_sets(stop) as interrupted, quiet_loading(), _garbage_left():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFinite as error:
-        trainer.run.notices.append(f"the {error} stopped being finite")
+        trainer.run.notices += [*trainer.skipped_notice(), f"the {error} stopped being finite"]
         return "not finite"
+    trainer.run.notices += trainer.skipped_notice()
     if interrupted.is_set():
         return "interrupted"
     return "stopped" if stop.is_set() else "finished"
@@ -293,27 +311,6 @@ def _garbage_left() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-@contextmanager
-def _interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
-    """Inside, the first Ctrl-C ends training after its step; a second one raises as usual."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(*_: Any) -> None:
-        interrupted.set()
-        stop.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
@@ -341,9 +338,17 @@ def _tracker(recipe: Recipe) -> list[Observer]:
     return [SwanLab(recipe)]
 
 
+def _advised(run: Run, quiet: bool) -> Run:
+    """The run, and on stderr what to do where its loss or gradient stopped being finite."""
+    if run.status == "not finite" and not quiet:
+        print(_not_finite_advice(run), file=sys.stderr)
+    return run
+
+
 def _not_finite_advice(run: Run) -> str:
     step = int(run.history[-1]["step"]) + 1 if run.history else 1
     return (
         f"Stopped at step {step}: {run.notices[-1]}. The weights are those before this step. "
         f"Lower learning_rate (now {run.recipe.learning_rate:g}), warm up longer, or clip harder."
+        + (" bf16 has a wider range than fp16." if run.recipe.fp16 else "")
     )

@@ -280,6 +280,18 @@ class Recipe:
     )
     per_device_eval_batch_size: int = knob(8, "rows per evaluation batch", "batch", low=1)
     gradient_checkpointing: bool = knob(False, "recompute activations to save memory", "batch")
+    # speed and memory
+    use_unsloth: bool | None = knob(
+        None, "train with Unsloth's kernels; empty: where that pays", "speed"
+    )
+    use_unsloth_gc: bool = knob(
+        False, "recompute activations and keep their seeds in main memory", "speed"
+    )
+    flash_attn: str = knob(
+        "auto", "how attention is computed", "speed", choices=("auto", "sdpa", "fa2", "disabled")
+    )
+    enable_liger_kernel: bool = knob(False, "train with Liger's kernels", "speed")
+    torch_compile: bool = knob(False, "compile the model: a slow start, quicker steps", "speed")
     dataloader_num_workers: int = knob(0, "processes that load batches", "batch", low=0)
     # schedule
     lr_scheduler_type: str = knob(

@@ -32,7 +32,6 @@ NO_EFFECT = {
     "include_num_input_tokens_seen": "include_num_input_tokens_seen: tokens are always counted.",
     "trust_remote_code": "trust_remote_code: ftlab never runs code from a model folder.",
     "use_fast_tokenizer": "use_fast_tokenizer: no effect here, tokenizers are always fast ones.",
-    "flash_attn": "flash_attn: no effect here, PyTorch's own attention (sdpa) is used.",
 }
 
 # Known keys of features that this version lacks; they pass only when they switch the feature off.
@@ -40,8 +39,6 @@ LACKING = {
     "BCO": "pref_bco_weight",
     "LLaMA Pro": "use_llama_pro",
     "other SFT losses": "use_dft_loss use_asft_loss use_eaft_loss asft_alpha eaft_alpha",
-    "Unsloth": "use_unsloth use_unsloth_gc",
-    "Liger kernels": "enable_liger_kernel",
     "LongLoRA": "shift_attn",
     "DeepSpeed and FSDP": "deepspeed fsdp fsdp_config",
     "changing the vocabulary": "resize_vocab add_tokens add_special_tokens",

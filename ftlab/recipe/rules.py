@@ -40,6 +40,7 @@ def check(recipe: Recipe, knobs: dict[str, Knob]) -> list[str]:
     _methods(recipe)
     _quantization(recipe)
     _optimizers(recipe)
+    _engine(recipe)
     if recipe.stage in (*PREFERENCE, *ONLINE):
         _preference(recipe)
     return [*_notices(recipe), *_resting(recipe, knobs), *_resting_stage(recipe, knobs)]
@@ -171,6 +172,43 @@ def _optimizers(recipe: Recipe) -> None:
             )
 
 
+def _engine(recipe: Recipe) -> None:
+    if recipe.use_unsloth and (problem := beyond_unsloth(recipe)):
+        raise RecipeError(f"use_unsloth with {problem}. Remove one of the two.")
+    if recipe.use_unsloth_gc and recipe.finetuning_type == "prefix_tuning":
+        raise RecipeError("prefix_tuning: does not work with use_unsloth_gc. Set it false.")
+
+
+def beyond_unsloth(recipe: Recipe) -> str | None:
+    """What of a recipe is not trained with Unsloth here, in words; None where all is."""
+    full = recipe.finetuning_type == "full"
+    copied = full and recipe.stage == "dpo" and recipe.pref_loss not in REFERENCE_FREE
+    quantized = recipe.quantization_bit is not None
+    odd = (recipe.quantization_bit, recipe.quantization_method, recipe.quantization_type,
+           recipe.double_quantization) != (4, "bnb", "nf4", True)  # fmt: skip
+    faults = (
+        (recipe.stage not in ("pt", "sft", "dpo"),
+         f"stage={recipe.stage}: it trains stages pt, sft and dpo here"),
+        (recipe.finetuning_type not in ("lora", "full"),
+         f"finetuning_type={recipe.finetuning_type}: it trains lora and full"),
+        (quantized and odd, "another quantization: it knows 4 bits, bnb, nf4, doubly quantized"),
+        (recipe.use_dora, "use_dora: its LoRA kernels do not know DoRA"),
+        (recipe.pissa_init or recipe.init_lora_weights != "default",
+         "another start of LoRA: pissa_init and init_lora_weights are PEFT's"),
+        (recipe.additional_target, "additional_target: it trains LoRA's matrices alone here"),
+        (recipe.adapter_name_or_path,
+         "adapter_name_or_path: merge that adapter first (ftlab export) and train the result"),
+        (recipe.ref_model, "ref_model: a second model would come without its kernels"),
+        (copied and not recipe.precompute_ref_log_probs,
+         "stage=dpo and full: the reference would be a second model, which "
+         "precompute_ref_log_probs: true avoids"),
+        (recipe.rope_scaling, "rope_scaling: it scales by itself, otherwise"),
+        (recipe.enable_liger_kernel, "enable_liger_kernel: both bring kernels for the same layers"),
+        (recipe.torch_compile, "torch_compile: it compiles by itself"),
+    )  # fmt: skip
+    return next((why for fault, why in faults if fault), None)
+
+
 def _preference(recipe: Recipe) -> None:
     stage, method = recipe.stage, recipe.finetuning_type
     if method in PROMPTS:
@@ -274,10 +312,24 @@ def _notices(recipe: Recipe) -> Iterator[str]:
             "ld_alpha: weighs the tail of the reference's log-probabilities too, as in the paper "
             "and in TRL; LLaMA-Factory weighs the policy's alone."
         )
+    if recipe.use_unsloth:
+        yield from _unsloth_notices(recipe)
     if recipe.use_badam:
         yield "use_badam: keeps its place in no checkpoint, so a stopped run starts anew."
     if recipe.use_galore and (recipe.weight_decay or recipe.adam_beta1 != 0.9):
         yield "use_galore: transformers passes it neither weight_decay nor Adam's betas."
+
+
+def _unsloth_notices(recipe: Recipe) -> Iterator[str]:
+    if not (recipe.use_unsloth_gc or recipe.gradient_checkpointing):
+        yield (
+            "use_unsloth: activations are kept, which is quickest; LLaMA-Factory would recompute "
+            "them. use_unsloth_gc: true does that, for long texts or little memory."
+        )
+    if recipe.flash_attn != "auto":
+        yield "flash_attn: no effect with use_unsloth, which chooses by itself."
+    if recipe.lora_dropout:
+        yield "lora_dropout: Unsloth's LoRA kernels are quickest without."
 
 
 def _resting(recipe: Recipe, knobs: dict[str, Knob]) -> Iterator[str]:
