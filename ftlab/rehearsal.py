@@ -224,6 +224,8 @@ def _one_step(
 def _fill(model: Any, recipe: Recipe, plan: Plan, ledger: Ledger) -> None:
     """Replace the model's tensors, which are on "meta", by fake ones on the CPU; name them."""
     names = set(getattr(model, "peft_config", {}))
+    for name, tokens in getattr(model, "prompt_tokens", {}).items():
+        model.prompt_tokens[name] = torch.zeros(tokens.shape, dtype=tokens.dtype)
     made: dict[int, Any] = {}
     for path, module in model.named_modules():
         packed = module.__dict__.get("ftlab_packed")

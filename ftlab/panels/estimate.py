@@ -132,9 +132,7 @@ class EstimatePanel:
                 options=list(dict.fromkeys([*bits, start])), value=start, **look
             ),
             "lora_rank": _steps(POWERS[2:], recipe.lora_rank, look),
-            "per_device_train_batch_size": _steps(
-                POWERS, recipe.per_device_train_batch_size, look
-            ),
+            "per_device_train_batch_size": _steps(POWERS, recipe.per_device_train_batch_size, look),
             "cutoff_len": _steps(LENGTHS, recipe.cutoff_len, look),
             "gradient_checkpointing": w.Checkbox(
                 value=recipe.gradient_checkpointing, indent=False, layout=look["layout"]
