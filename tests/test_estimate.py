@@ -11,8 +11,7 @@ from ftlab import cards, cli, memory
 from ftlab.adapters import adapt
 from ftlab.estimate import read_shapes
 from ftlab.ledger import Ledger
-from ftlab.models import load_for
-from ftlab.rehearsal import Plan, _layers, _one_step, _optimizer, rehearse
+from ftlab.rehearsal import Plan, _layers, _one_step, _optimizer
 
 ROWS, LENGTH = 4, 64
 SMALL = {
@@ -161,7 +160,7 @@ def test_checkpointing_keeps_the_input_of_each_layer():
 
 
 def test_adam_takes_what_is_published_for_each_parameter():
-    """8 bytes of a pure bf16 parameter, 16 with fp32 master weights (and bf16 copies for a pass)."""
+    """8 bytes of a pure bf16 parameter, 16 of one with fp32 weights, gradients and states."""
     values = 1_720_574_976
     shapes = {"config": "Qwen3-1.7B", "device": "H100"}
     pure = ftlab.estimate(recipe(finetuning_type="full", pure_bf16=True), **shapes)

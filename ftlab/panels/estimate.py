@@ -106,7 +106,7 @@ class EstimatePanel:
             self._say(str(error), bad=True)
 
     def _draw(self) -> None:
-        """Bars and cards at once; the advice, which takes a few estimates more, when it is there."""
+        """Bars and cards at once; the advice, a few estimates more, when it is there."""
         found = self.estimate
         self._say(" · ".join(found.remarks()))
         words = "Looking for what would fit …" if self.advice is None else ""
