@@ -143,10 +143,7 @@ def _extrapolated(plain: Any, recipe: Recipe, plan: Plan) -> Trace:
     def trace(chosen: list[int]) -> Trace:
         setattr(holder, name, torch.nn.ModuleList(layers[i] for i in chosen))
         plain.config = _shorter(config, chosen)
-        made = copy.deepcopy(plain)
-        for module in made.modules():
-            if hasattr(module, "config"):
-                module.config = made.config
+        made = _renumbered(copy.deepcopy(plain))
         inside = sum(i in trained for i in chosen)
         count = int(math.copysign(inside, recipe.freeze_trainable_layers or 1))
         freeze = recipe.finetuning_type == "freeze"
@@ -160,6 +157,19 @@ def _extrapolated(plain: Any, recipe: Recipe, plan: Plan) -> Trace:
         if left:
             total = total.plus(len(left), first, trace(sorted([*base, left[0]])))
     return total
+
+
+def _renumbered(model: Any) -> Any:
+    """The shortened model, whose parts know its configuration and their places in it."""
+    for module in model.modules():
+        if hasattr(module, "config"):
+            module.config = model.config
+    holder, name = _layers(model)
+    for i, layer in enumerate(getattr(holder, name)):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = i
+    return model
 
 
 def _shorter(config: Any, chosen: list[int]) -> Any:
