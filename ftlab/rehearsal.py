@@ -3,7 +3,7 @@
 The real model class, PEFT's real adapters, the real loss, backward pass and optimizer run under
 PyTorch's FakeTensorMode, while a ledger notes every storage that comes to life and dies. Two
 depths are rehearsed; what a deeper model needs more is that many times a layer.
-Taught in notebooks/17_faster_and_bigger.ipynb.
+Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations

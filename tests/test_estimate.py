@@ -84,7 +84,7 @@ def test_a_real_step_holds_at_its_peak_what_was_predicted(tiny, way):
     + [{"quantization_bit": 8}, {"quantization_bit": 4, "double_quantization": False}], ids=names,
 )  # fmt: skip
 def test_what_stays_is_what_memory_counts(way):
-    chosen = recipe(**way)
+    chosen = recipe(**way, pure_bf16=True)
     counted = memory.count("Qwen3-1.7B", chosen)
     parts = ftlab.estimate(chosen, config="Qwen3-1.7B", device="A100").trace.held
     for part in ("weights", "constants"):
@@ -153,7 +153,7 @@ def test_a_layer_keeps_what_the_published_formula_says():
 
 
 def test_checkpointing_keeps_the_input_of_each_layer():
-    chosen = recipe(finetuning_type="full", gradient_checkpointing=True)
+    chosen = recipe(finetuning_type="full", gradient_checkpointing=True, pure_bf16=True)
     held = ftlab.estimate(chosen, config="Llama-3.1-8B", device="A100").trace.held
     last, first = (held[f"forward, layer {n}", "activations"] for n in (32, 1))
     assert last - first == 31 * 2 * 4096 * ROWS * LENGTH
@@ -164,7 +164,7 @@ def test_adam_takes_what_is_published_for_each_parameter():
     values = 1_720_574_976
     shapes = {"config": "Qwen3-1.7B", "device": "H100"}
     pure = ftlab.estimate(recipe(finetuning_type="full", pure_bf16=True), **shapes)
-    mixed = ftlab.estimate(recipe(finetuning_type="full", bf16=True), **shapes)
+    mixed = ftlab.estimate(recipe(finetuning_type="full"), **shapes)
     stays = ("weights", "gradients", "optimizer")
     for found, size in ((pure, 8), (mixed, 16)):
         assert sum(found.trace.held["optimizer", part] for part in stays) == pytest.approx(
@@ -175,7 +175,9 @@ def test_adam_takes_what_is_published_for_each_parameter():
 def test_eight_bit_adam_saves_six_bytes_of_eight():
     shapes = {"config": "Llama-3.1-8B", "device": "H100"}
     plain, eight = (
-        ftlab.estimate(recipe(finetuning_type="full", optim=optim), **shapes).parts["optimizer"]
+        ftlab.estimate(recipe(finetuning_type="full", pure_bf16=True, optim=optim), **shapes).parts[
+            "optimizer"
+        ]
         for optim in ("adamw_torch", "adamw_8bit")
     )
     # Of bf16 weights torch keeps two states in bf16; embeddings stay at 32 bits (transformers).

@@ -1,7 +1,7 @@
 """The calculator's panel: turn a recipe's knobs and see whether it still fits on a card.
 
 A view only. Plain-function twins: `ftlab.estimate(recipe, config=..., device=...)`, its `advice()`,
-and `ftlab.budget.budget(estimate)`. Taught in notebooks/17_faster_and_bigger.ipynb.
+and `ftlab.budget.budget(estimate)`. Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations
