@@ -3,7 +3,7 @@
 Each cell is a fresh process (`python -m benchmarks.estimate MODEL RECIPE FOLDER`) that trains once
 with the shipped model, so that the libraries' own bytes are there, and then measures a run: the
 most that the process held in training steps, above what it held before the model was loaded.
-Models: the shipped one, and one of 436 MB with random weights. Results: results/estimate.json.
+Models: the shipped one, and one of 436 MB with random weights.
 """
 
 from __future__ import annotations
@@ -67,8 +67,12 @@ def give_back() -> None:
 
 
 def cell(model: str, name: str, folder: str) -> dict[str, float]:
+    """MB and seconds a step, predicted and measured, of a recipe by its name."""
+    return compared(recipe(model, name, folder))
+
+
+def compared(chosen: ftlab.Recipe) -> dict[str, float]:
     """MB and seconds a step, predicted and measured."""
-    chosen = recipe(model, name, folder)
     predicted = ftlab.estimate(chosen)
     rows = ftlab.read("world_text").take(4000)
     first = chosen.replace(model_name_or_path="tiny", per_device_train_batch_size=1, max_steps=2)

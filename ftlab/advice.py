@@ -80,6 +80,8 @@ def candidates(recipe: Recipe, length: int) -> Iterator[dict[str, Any]]:
         yield {"per_device_train_batch_size": 1, "gradient_accumulation_steps": rows * ga}
     if not recipe.gradient_checkpointing:
         yield {"gradient_checkpointing": True}
+    if whole and not recipe.pure_bf16:
+        yield {"pure_bf16": True}
     if whole and recipe.optim.startswith("adamw_torch"):
         yield {"optim": "adamw_8bit"}
     lora = {"finetuning_type": "lora"} if whole else {}

@@ -81,7 +81,9 @@ def _legend(names: Sequence[str], top: float) -> str:
     out = []
     for i, name in enumerate(names):
         left, down = 14 + 150 * (i % 4), top + 18 * (i // 4)
-        out.append(f'<rect x="{left}" y="{down - 9:g}" width="10" height="10" fill="{COLORS[name]}"/>')
+        out.append(
+            f'<rect x="{left}" y="{down - 9:g}" width="10" height="10" fill="{COLORS[name]}"/>'
+        )
         out.append(text(left + 15, down, name, INK))
     return "".join(out)
 

@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="versions, device, memory, disk, conflicts")
     doctor.add_argument("--recipe", metavar="FILE.yaml", help="does this run fit here? what would?")
-    doctor.add_argument("--device", metavar="CARD", help="with --recipe: a card, such as T4 or A100")
+    doctor.add_argument(
+        "--device", metavar="CARD", help="with --recipe: a card, such as T4 or A100"
+    )
     doctor.set_defaults(command=_doctor)
 
     data = commands.add_parser("data", help="check a dataset before it is trained on")

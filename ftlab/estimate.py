@@ -3,7 +3,7 @@
 One step is rehearsed without contents (`ftlab.rehearsal`), so no formula stands behind the bytes:
 they are those of the real model class, adapters, loss and optimizer. Seconds are a floor by
 arithmetic: what has to be computed and moved, at rates that are measured here or a card's.
-Taught in notebooks/17_faster_and_bigger.ipynb.
+Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations
@@ -273,8 +273,8 @@ def _plan(recipe: Recipe, config: Any, device: Device) -> Plan:
     context = getattr(text, "max_position_embeddings", None) or recipe.cutoff_len
     length = recipe.cutoff_len if recipe.rope_scaling else min(recipe.cutoff_len, context)
     dtype = getattr(torch, device.dtype)
-    asked = recipe.bf16 or recipe.fp16
-    autocast = dtype if asked and not recipe.pure_bf16 and dtype != torch.float32 else None
+    pure = recipe.pure_bf16 and dtype == torch.bfloat16
+    autocast = None if pure or dtype == torch.float32 else dtype  # what trains stays fp32
     kernels = recipe.use_unsloth or recipe.enable_liger_kernel  # these hold a part at a time, too
     chunked = kernels or loss_type(recipe, text.vocab_size) != "nll"
     rows = recipe.per_device_train_batch_size

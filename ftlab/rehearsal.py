@@ -3,7 +3,7 @@
 The real model class, PEFT's real adapters, the real loss, backward pass and optimizer run under
 PyTorch's FakeTensorMode, while a ledger notes every storage that comes to life and dies. Two
 depths are rehearsed; what a deeper model needs more is that many times a layer.
-Taught in notebooks/17_faster_and_bigger.ipynb.
+Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations
@@ -143,10 +143,7 @@ def _extrapolated(plain: Any, recipe: Recipe, plan: Plan) -> Trace:
     def trace(chosen: list[int]) -> Trace:
         setattr(holder, name, torch.nn.ModuleList(layers[i] for i in chosen))
         plain.config = _shorter(config, chosen)
-        made = copy.deepcopy(plain)
-        for module in made.modules():
-            if hasattr(module, "config"):
-                module.config = made.config
+        made = _renumbered(copy.deepcopy(plain))
         inside = sum(i in trained for i in chosen)
         count = int(math.copysign(inside, recipe.freeze_trainable_layers or 1))
         freeze = recipe.finetuning_type == "freeze"
@@ -160,6 +157,19 @@ def _extrapolated(plain: Any, recipe: Recipe, plan: Plan) -> Trace:
         if left:
             total = total.plus(len(left), first, trace(sorted([*base, left[0]])))
     return total
+
+
+def _renumbered(model: Any) -> Any:
+    """The shortened model, whose parts know its configuration and their places in it."""
+    for module in model.modules():
+        if hasattr(module, "config"):
+            module.config = model.config
+    holder, name = _layers(model)
+    for i, layer in enumerate(getattr(holder, name)):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = i
+    return model
 
 
 def _shorter(config: Any, chosen: list[int]) -> Any:
@@ -224,6 +234,8 @@ def _one_step(
 def _fill(model: Any, recipe: Recipe, plan: Plan, ledger: Ledger) -> None:
     """Replace the model's tensors, which are on "meta", by fake ones on the CPU; name them."""
     names = set(getattr(model, "peft_config", {}))
+    for name, tokens in getattr(model, "prompt_tokens", {}).items():
+        model.prompt_tokens[name] = torch.zeros(tokens.shape, dtype=tokens.dtype)
     made: dict[int, Any] = {}
     for path, module in model.named_modules():
         packed = module.__dict__.get("ftlab_packed")

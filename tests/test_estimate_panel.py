@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import ftlab
@@ -49,7 +50,7 @@ def test_what_cannot_be_is_said_in_the_panel() -> None:
 
 def test_the_tutorials_table_is_there_with_its_source() -> None:
     shown = make()._figures.value
-    assert tutorials_table() in shown and cards.TUTORIALS_SOURCE in shown
+    assert tutorials_table() in shown and escape(cards.TUTORIALS_SOURCE) in shown
     assert all(len(row) == len(cards.TUTORIALS_SIZES) for row in cards.TUTORIALS.values())
     assert cards.TUTORIALS["LoRA, GaLore, BAdam, 16 bits"][3] == 160
 

@@ -1,7 +1,7 @@
 """The calculator's panel: turn a recipe's knobs and see whether it still fits on a card.
 
 A view only. Plain-function twins: `ftlab.estimate(recipe, config=..., device=...)`, its `advice()`,
-and `ftlab.budget.budget(estimate)`. Taught in notebooks/17_faster_and_bigger.ipynb.
+and `ftlab.budget.budget(estimate)`. Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class EstimatePanel:
             self._say(str(error), bad=True)
 
     def _draw(self) -> None:
-        """Bars and cards at once; the advice, which takes a few estimates more, when it is there."""
+        """Bars and cards at once; the advice, a few estimates more, when it is there."""
         found = self.estimate
         self._say(" · ".join(found.remarks()))
         words = "Looking for what would fit …" if self.advice is None else ""
@@ -132,9 +132,7 @@ class EstimatePanel:
                 options=list(dict.fromkeys([*bits, start])), value=start, **look
             ),
             "lora_rank": _steps(POWERS[2:], recipe.lora_rank, look),
-            "per_device_train_batch_size": _steps(
-                POWERS, recipe.per_device_train_batch_size, look
-            ),
+            "per_device_train_batch_size": _steps(POWERS, recipe.per_device_train_batch_size, look),
             "cutoff_len": _steps(LENGTHS, recipe.cutoff_len, look),
             "gradient_checkpointing": w.Checkbox(
                 value=recipe.gradient_checkpointing, indent=False, layout=look["layout"]
