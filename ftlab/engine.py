@@ -4,7 +4,7 @@ Unsloth replaces parts of transformers, TRL and PEFT in its process when it is i
 to come first. So a run that uses it happens in a process where ``begin`` was called before those
 libraries came in: the one of ``ftlab train``, or one of its own (``ftlab.apart``) when this one,
 such as a notebook's kernel, holds them already. Nothing here imports transformers.
-Taught in notebooks/17_fast_on_one_gpu.ipynb.
+Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations

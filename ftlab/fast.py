@@ -2,7 +2,7 @@
 
 What is Unsloth's is for a process in which ``engine.begin`` imported it first. The ids, labels and
 trainers are those of every other run; the adapters that come of it are PEFT's.
-Taught in notebooks/17_fast_on_one_gpu.ipynb.
+Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Each decision is a function of plain values (``Hardware``, a recipe, the packages found), so that
 what a T4 or an H100 would get can be asked, and tested, on any machine. Nothing here imports
-transformers. Taught in notebooks/17_fast_on_one_gpu.ipynb.
+transformers. Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations

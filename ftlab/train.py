@@ -122,7 +122,9 @@ def resume(
     state = folder / "run.json"
     if not state.is_file():
         raise CheckpointError(f"{folder}: no run of ftlab here (run.json is missing).")
-    recipe, _ = engine.settle(Recipe.from_yaml(folder / "recipe.yaml"))
+    recipe = Recipe.from_yaml(folder / "recipe.yaml")
+    # A run goes on with the engine it began with; folders of before name none.
+    recipe, _ = engine.settle(recipe.replace(use_unsloth=bool(recipe.use_unsloth)))
     optimizers.check_resume(recipe)
     if engine.elsewhere(recipe):
         return apart.run(apart.Job(recipe, resume=folder), observers, stop)

@@ -221,7 +221,7 @@ def test_use_unsloth_gc_without_a_gpu_recomputes_and_says_so():
 def test_torch_compile_reaches_the_trainer_and_its_cost_is_announced():
     recipe = ftlab.Recipe(torch_compile=True)
     assert common_arguments(recipe)["torch_compile"]
-    assert "takes a minute or more" in engine.notices(recipe, CPU)[0]
+    assert "first steps compile" in engine.notices(recipe, CPU)[0]
 
 
 # --- which engine ---------------------------------------------------------------------------------

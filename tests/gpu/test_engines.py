@@ -18,6 +18,7 @@ import ftlab
 from ftlab import engine, hardware
 
 STEPS = {"max_steps": 5, "per_device_train_batch_size": 4, "learning_rate": 1e-3}
+FAR = {"max_steps": 30, "learning_rate": 5e-3}  # far enough to see it through bf16's rounding
 IDS = torch.arange(20, 84)[None]
 # In the process of a run with Unsloth: its losses, and its own logits once trained.
 IN_ONE_PROCESS = """
@@ -73,7 +74,7 @@ def test_the_engines_have_the_same_losses_on_the_same_batches(unsloth, folder, k
 
 
 def test_an_adapter_of_unsloth_gives_the_same_logits_in_peft_and_merged(unsloth, folder, tmp_path):
-    recipe = ftlab.Recipe(model_name_or_path=folder, **STEPS, use_unsloth=True,
+    recipe = ftlab.Recipe(model_name_or_path=folder, **{**STEPS, **FAR}, use_unsloth=True,
                           output_dir=str(tmp_path / "run"))  # fmt: skip
     (tmp_path / "train.yaml").write_text(recipe.to_yaml())
     words = [str(tmp_path / name) for name in ("train.yaml", "logits.safetensors")]
@@ -101,8 +102,8 @@ def test_four_bits_train_after_they_were_evaluated(folder):
     """On some machines an evaluation repacks 4-bit weights, and then no gradient comes through."""
     model, tokenizer = ftlab.load(folder, quantization_bit=4)
     before = ftlab.evaluate(model, tokenizer, rows(count=16), metric="perplexity")
-    recipe = ftlab.Recipe(model_name_or_path=folder, quantization_bit=4, **STEPS)
-    found, run = losses(recipe.replace(max_steps=20), model=model, tokenizer=tokenizer)
+    recipe = ftlab.Recipe(model_name_or_path=folder, quantization_bit=4, **{**STEPS, **FAR})
+    found, run = losses(recipe, model=model, tokenizer=tokenizer)
     assert found[-1] < 0.8 * found[0]
     after = ftlab.evaluate(run.model, tokenizer, rows(count=16), metric="perplexity")
     assert after.value < before.value
