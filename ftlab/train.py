@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, set_seed
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ftlab import adapters, batches, checkpoints, optimizers
+from ftlab import adapters, batches, checkpoints, optimizers, processes, sharding
 from ftlab.adapters import adapt, trainable_parameters
 from ftlab.adapters.methods import split
 from ftlab.arguments import common_arguments, precision_notice, training_arguments
@@ -67,31 +67,47 @@ def train(
     a function (answer, row) -> float or a judge that scores (``ftlab.judge``).
     ``stop`` ends training after the current step, as Ctrl-C does. ``save=False`` writes nothing.
     Raises RecipeError, DataError, ModelError or CheckpointError before anything is trained.
+    Under torchrun or accelerate launch every process calls this; observers are told by the first.
 
     >>> import ftlab
     >>> run = ftlab.train(ftlab.Recipe(max_steps=1), ftlab.read("world_qa").take(8), save=False)
     >>> run.status, run.history[0]["step"]
     ('finished', 1)
     """
-    if (model is None) != (tokenizer is None):
+    with processes.one_message():
+        return _train(
+            recipe, data, eval_data, (model, tokenizer), reward, observers, stop, save, quiet
+        )
+
+
+def _train(
+    recipe: Recipe,
+    data: Any,
+    eval_data: Any,
+    given: tuple[Any, Any],
+    reward: Any,
+    observers: Sequence[Observer],
+    stop: threading.Event | None,
+    save: bool,
+    quiet: bool,
+) -> Run:
+    if (given[0] is None) != (given[1] is None):
         raise RecipeError("model and tokenizer go together: pass both or neither.")
     recipe = naming_data(recipe, data)
-    optimizers.check(recipe)
-    observers = [*observers, *_tracker(recipe)]
+    _check(recipe)
+    quiet = quiet or not processes.first()
+    observers = [*observers, *_tracker(recipe)] if processes.first() else []
     rows, held_out = batches.training_rows(recipe, data, eval_data)
-    own = model is None
-    if own:
-        model, tokenizer = _loaded(recipe)
+    own = given[0] is None
+    model, tokenizer = _loaded(recipe) if own else given
+    del given
     setup = _prepared(recipe, model, tokenizer, rows, held_out, own, reward)
     setup.quiet = quiet
     del model  # where the caller holds it not, a run without a reference frees it
     run = setup.run
     run.notices += precision_notice(recipe)
     if save:
-        checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(run.model))
-        run.folder = checkpoints.new_run_folder(
-            recipe.output_dir, run.name, overwrite=recipe.overwrite_output_dir
-        )
+        run.folder = processes.from_first(lambda: _new_folder(run))
     if not quiet:
         for notice in run.notices:
             print(notice, file=sys.stderr)
@@ -104,6 +120,22 @@ def train(
     return run
 
 
+def _check(recipe: Recipe) -> None:
+    """All that can be refused before anything is read or loaded; then meet the other processes."""
+    optimizers.check(recipe)
+    processes.check(recipe)
+    sharding.check(recipe)
+    processes.start(recipe)
+
+
+def _new_folder(run: Run) -> Path:
+    recipe = run.recipe
+    checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(run.model))
+    return checkpoints.new_run_folder(
+        recipe.output_dir, run.name, overwrite=recipe.overwrite_output_dir
+    )
+
+
 def resume(
     run_folder: str | os.PathLike[str], *, reward: Any = None, observers: Sequence[Observer] = ()
 ) -> Run:
@@ -111,13 +143,19 @@ def resume(
 
     The recipe and the data are those of the folder; when the data have changed since, or no
     checkpoint is whole, CheckpointError says so. ``reward`` is that of ``train``, once more.
+    The number of processes may be another one: a step sees the same rows.
     """
-    folder = Path(run_folder)
+    with processes.one_message():
+        return _resume(Path(run_folder), reward, observers)
+
+
+def _resume(folder: Path, reward: Any, observers: Sequence[Observer]) -> Run:
     state = folder / "run.json"
     if not state.is_file():
         raise CheckpointError(f"{folder}: no run of ftlab here (run.json is missing).")
     recipe = Recipe.from_yaml(folder / "recipe.yaml")
     optimizers.check_resume(recipe)
+    _check(recipe)
     if (folder / checkpoints.MANIFEST).is_file():
         raise CheckpointError(f"{folder}: this run is finished, there is nothing to resume.")
     checkpoint, skipped = checkpoints.newest(folder)
@@ -126,6 +164,8 @@ def resume(
         raise CheckpointError(f"{folder}: no checkpoint to resume from. {why} Start a new run.")
     saved = json.loads(state.read_text(encoding="utf-8"))
     recipe = recipe.replace(template=saved.get("template", recipe.template))
+    recipe = processes.same_batch(recipe, saved.get("processes", 1))
+    sharding.check_checkpoint(recipe, checkpoint, saved.get("processes", 1))
     rows, held_out = batches.training_rows(recipe, None, None)
     if batches.content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
@@ -137,12 +177,14 @@ def resume(
     step = int(checkpoint.name.split("-")[-1])
     lines = (checkpoint / "history.jsonl").read_text(encoding="utf-8").splitlines()
     run.history = [record for record in map(json.loads, lines) if record["step"] <= step]
-    return _execute(setup, saved["data"], [*observers, *_tracker(recipe)], None, checkpoint)
+    setup.quiet = not processes.first()
+    observers = [*observers, *_tracker(recipe)] if processes.first() else []
+    return _execute(setup, saved["data"], observers, None, checkpoint)
 
 
 def _loaded(recipe: Recipe) -> tuple[Any, Any]:
     """The recipe's model; ModelError where an adapter to train on belongs to another base."""
-    model, tokenizer = load_for(recipe)
+    model, tokenizer = load_for(recipe, **sharding.placement(recipe))
     folders = split(recipe.adapter_name_or_path)
     path = Path(folders[0]) / checkpoints.BASE if len(folders) == 1 else None
     if path is not None and path.is_file():
@@ -215,6 +257,13 @@ class CourseTrainer(Guards, SFTTrainer):
         inputs.pop("tokens", None)
         return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The order of one process, with the blank rows of ``batches.evened`` at the end."""
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if len(data) == self.rows:
+            return super()._get_train_sampler(data)
+        return batches.BlanksLast(super()._get_train_sampler(data.select(range(self.rows))), data)
+
 
 def _execute(
     setup: Setup,
@@ -228,16 +277,19 @@ def _execute(
     meter = setup.meter = Meter(torch.device(pick_device().value))
     setup.callbacks += [Recorder(run, meter, observers, stop), Alarm(run, setup.quiet)]
     try:
-        if run.folder:
+        if run.folder and processes.first():
             _prepare_folder(run, hashes)
         trainer = _trainer(setup)
         run.status = _fit(trainer, stop, checkpoint)
         run.summary = summarize(run, meter, *trainable_parameters(run.model))
         run.model.eval()
         if run.folder:
-            write_folder(run, hashes)
+            weights = sharding.weights(trainer)
+            if processes.first():
+                write_folder(run, hashes, weights)
+            processes.wait()
     finally:
-        if run.folder:
+        if run.folder and processes.first():
             checkpoints.unlock(run.folder)
         for observer in observers:
             observer.on_end(run)
@@ -262,12 +314,14 @@ def build(setup: Setup) -> CourseTrainer:
     """The trainer of the stages pt and sft."""
     run = setup.run
     pack = batches.PackedCollator if batches.packs(run.recipe) else DataCollatorForLanguageModeling
-    return CourseTrainer(
+    trainer = CourseTrainer(
         model=run.model,
         args=training_arguments(run.recipe, run.folder, len(run.tokenizer)),
         data_collator=pack(run.tokenizer.pad_token_id),
-        **setup.parts(),
+        **setup.parts() | {"train_dataset": batches.evened(setup.rows, run.recipe)},
     )
+    trainer.rows = len(setup.rows)
+    return trainer
 
 
 def _fit(trainer: Any, stop: threading.Event, checkpoint: Path | None) -> str:
@@ -278,7 +332,7 @@ def _fit(trainer: Any, stop: threading.Event, checkpoint: Path | None) -> str:
     except NotFinite as error:
         trainer.run.notices.append(f"the {error} stopped being finite")
         return "not finite"
-    if interrupted.is_set():
+    if processes.anywhere(interrupted.is_set()):
         return "interrupted"
     return "stopped" if stop.is_set() else "finished"
 
@@ -297,31 +351,40 @@ def _garbage_left() -> Iterator[None]:
 
 @contextmanager
 def _interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
-    """Inside, the first Ctrl-C ends training after its step; a second one raises as usual."""
+    """Inside, the first Ctrl-C ends training after its step; a second one raises as usual.
+
+    So does the SIGTERM that a launcher passes on when it is told to end.
+    """
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return
-    previous = signal.getsignal(signal.SIGINT)
+    ends = (signal.SIGINT, signal.SIGTERM) if processes.launched() else (signal.SIGINT,)
+    previous = {number: signal.getsignal(number) for number in ends}
 
     def on_interrupt(*_: Any) -> None:
         interrupted.set()
         stop.set()
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    for number in ends:
+        signal.signal(number, on_interrupt)
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
     assert run.folder is not None
-    checkpoints.write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
-    # The YAML names a template also where the tokenizer's own was used.
-    state = {"name": run.name, "data": hashes, "template": run.recipe.template}
-    checkpoints.write_text(run.folder / "run.json", json.dumps(state, indent=1))
+    if not (run.folder / "run.json").is_file():  # else it is resumed, maybe by other processes
+        checkpoints.write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
+        # The YAML names a template also where the tokenizer's own was used.
+        state = {"name": run.name, "data": hashes, "template": run.recipe.template}
+        state["processes"] = processes.count()
+        checkpoints.write_text(run.folder / "run.json", json.dumps(state, indent=1))
     if adapters.is_adapter(run.model):
         record = base_record(run.model, run.recipe.model_name_or_path)
         if merged := adapters.merged_first(run.recipe):
