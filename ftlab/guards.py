@@ -64,16 +64,18 @@ class Guards(_Trainer):
     optimizer: Any
 
     def __init__(self, *args: Any, run: Run, meter: Meter, **kwargs: Any) -> None:
+        self.run, self.meter = run, meter
         exact = [(p, p.data) for p in run.model.parameters() if p.requires_grad]
         super().__init__(*args, **kwargs)
         for parameter, values in exact:  # TRL rounds those on a quantized base to bfloat16
             parameter.data = values.to(parameter.device)
-        self.run, self.meter = run, meter
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's, and FSDP on a CPU too."""
         super().create_accelerator_and_postprocess()
-        sharding.allow_cpu(self.accelerator)
+        sharding.enable(self)
+        if self.args.device.type == "cpu":  # torch.load knows no cpu:0, as accelerate calls it
+            vars(self.args)["_setup_devices"] = torch.device("cpu")
 
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Any = None

@@ -180,13 +180,24 @@ def placement(recipe: Recipe) -> dict[str, str]:
     return {"device": "cpu", "dtype": pick_dtype(pick_device().value).value}
 
 
-def allow_cpu(accelerator: Any) -> None:
-    """Let accelerate shard on a CPU: it offers FSDP to GPUs alone, though torch's works on both."""
-    from accelerate.utils import DistributedType
+def enable(trainer: Any) -> None:
+    """Shard on a CPU too, for which accelerate passes FSDP over, though torch's runs there.
 
-    state = accelerator.state
-    if getattr(state, "fsdp_plugin", None) and state.distributed_type == DistributedType.MULTI_CPU:
-        state.distributed_type = DistributedType.FSDP
+    EnvironmentProblem where the model would not be sharded after all.
+    """
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    how, state = kind(trainer.run.recipe), trainer.accelerator.state
+    if how == "fsdp" and state.distributed_type == DistributedType.MULTI_CPU:
+        given = trainer.args.fsdp_plugin_args
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**given or {})
+        state.distributed_type, trainer.is_fsdp_enabled = DistributedType.FSDP, True
+    sharded = {"fsdp": trainer.is_fsdp_enabled, "deepspeed": trainer.is_deepspeed_enabled}
+    if how and not sharded[how]:
+        raise EnvironmentProblem(
+            f"{how}: accelerate does not shard on {state.device} with {state.num_processes} "
+            "processes. Leave the key out."
+        )
 
 
 def weights(trainer: Any) -> dict[str, Any] | None:
@@ -200,7 +211,10 @@ def weights(trainer: Any) -> dict[str, Any] | None:
 
     adapter = hasattr(trainer.model, "peft_config")  # its base is on disk already
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
-    return get_model_state_dict(trainer.model, options=options)
+    found = get_model_state_dict(trainer.model, options=options)
+    once = {name for name, _ in trainer.model.named_parameters()}  # of tied weights, one
+    once |= {name for name, _ in trainer.model.named_buffers()}
+    return {name: tensor for name, tensor in found.items() if name in once}
 
 
 def check_checkpoint(recipe: Recipe, checkpoint: Path, before: int) -> None:
