@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 START = "torchrun --standalone --nproc-per-node N -m ftlab train FILE.yaml"
-SILENCE = 3.0  # seconds in which the process that failed first can print its message
+HEAD_START = 0.5  # seconds: of a mistake that all made, the first process tells
+SILENCE = 3.0  # seconds in which the process that tells can print
 _inside = False
 
 
@@ -124,6 +125,8 @@ def one_message() -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
+        if not first():
+            time.sleep(HEAD_START)
         if store.add("failed", 1) > 1:
             time.sleep(SILENCE)
             codes = {KeyboardInterrupt: 130}

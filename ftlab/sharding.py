@@ -33,6 +33,9 @@ WORDS: dict[str, dict[str, Any]] = {
     "offload": {"cpu_offload": True},
     "auto_wrap": {},
 }
+# The variables by which accelerate launch says that it was configured to shard, and what it said.
+SWITCHES = {"fsdp": "ACCELERATE_USE_FSDP", "deepspeed": "ACCELERATE_USE_DEEPSPEED"}
+BY_LAUNCHER = {key for key, name in SWITCHES.items() if os.environ.get(name, "").lower() == "true"}
 FSDP_KEYS = (
     "version", "reshard_after_forward", "cpu_offload", "activation_checkpointing",
     "cpu_ram_efficient_loading", "state_dict_type", "auto_wrap_policy",
@@ -59,11 +62,17 @@ def bytes_per_process(parts: dict[str, int], how: str, processes: int) -> dict[s
 
 def kind(recipe: Recipe) -> str | None:
     """``fsdp`` or ``deepspeed``, by the recipe or by accelerate launch; None with DDP or alone."""
-    for name in ("fsdp", "deepspeed"):
-        by_launcher = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true"
-        if getattr(recipe, name) or by_launcher:
+    for name in SWITCHES:
+        if getattr(recipe, name) or name in BY_LAUNCHER:
             return name
     return None
+
+
+def forget() -> None:
+    """Undo accelerate's note to itself that this process shards: the next run may not."""
+    for name, variable in SWITCHES.items():
+        if name not in BY_LAUNCHER:
+            os.environ.pop(variable, None)
 
 
 def check(recipe: Recipe) -> None:
@@ -72,7 +81,9 @@ def check(recipe: Recipe) -> None:
     if how is None:
         return
     rules.sharded(recipe, how)
-    if how == "fsdp":
+    if how in BY_LAUNCHER:
+        _check_launcher(how)
+    elif how == "fsdp":
         fsdp_settings(recipe)
     else:
         _check_zero(recipe)
@@ -83,6 +94,23 @@ def check(recipe: Recipe) -> None:
         )
     if how == "deepspeed":
         _check_deepspeed_runs()
+
+
+def _check_launcher(how: str) -> None:
+    """RecipeError where accelerate's configuration says what the key of the recipe may not say."""
+    if how == "deepspeed":
+        raise RecipeError(
+            "accelerate launch was configured for DeepSpeed. Write it into the recipe instead, as "
+            "deepspeed: FILE.json, and start with torchrun."
+        )
+    for key, wanted in (("version", "2"), ("state_dict_type", "FULL_STATE_DICT"),
+                        ("cpu_ram_efficient_loading", "false")):  # fmt: skip
+        found = os.environ.get(f"FSDP_{key.upper()}", "")
+        if found.lower() != wanted.lower():
+            raise RecipeError(
+                f"accelerate's fsdp_config: fsdp_{key} is {found or 'not set'}, and ftlab needs "
+                f"{wanted}. See examples/several/accelerate_fsdp2.yaml."
+            )
 
 
 def _check_deepspeed_runs() -> None:

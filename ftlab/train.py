@@ -289,6 +289,7 @@ def _execute(
                 write_folder(run, hashes, weights)
             processes.wait()
     finally:
+        sharding.forget()
         if run.folder and processes.first():
             checkpoints.unlock(run.folder)
         for observer in observers:
