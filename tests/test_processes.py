@@ -72,7 +72,7 @@ WAYS = {
     "dpo": ({"stage": "dpo", "dataset": "polite_pairs", "pref_ftx": 1.0}, {}),
     "orpo": ({"stage": "dpo", "dataset": "polite_pairs", "pref_loss": "orpo"}, {}),
     "rm": ({"stage": "rm", "dataset": "polite_pairs"}, {}),
-    "kto": ({"stage": "kto", "dataset": "polite_kto"}, {}),
+    "kto": ({"stage": "kto", "dataset": "polite_labels"}, {}),
     "evaluated": ({"val_size": 16, "eval_strategy": "steps", "eval_steps": 3}, {}),
     "fsdp": ({"fsdp": True}, {"fsdp": None}),
     "fsdp full": ({"fsdp": True, "finetuning_type": "full", "learning_rate": 3e-4},
@@ -398,9 +398,8 @@ def test_rows_that_cannot_be_shared_evenly_are_refused(pretended: None) -> None:
 
 def test_bytes_of_one_process() -> None:
     parts = {"weights": 16, "gradients": 16, "optimizer": 64, "activations": 5}
-    each = {
-        how: sum(sharding.bytes_per_process(parts, how, 8).values()) for how in sharding.DIVIDED
-    }
+    ways = {how: sharding.bytes_per_process(parts, how, 8) for how in sharding.DIVIDED}
+    each = {how: sum(found.values()) for how, found in ways.items()}
     assert each == {"ddp": 101, "zero1": 45, "zero2": 31, "zero3": 17, "fsdp": 17}
     with pytest.raises(ftlab.RecipeError, match="choose one of ddp"):
         sharding.bytes_per_process(parts, "zero4", 8)
