@@ -191,12 +191,16 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
     values: dict[str, Any] = {
         "ddp_timeout": recipe.ddp_timeout,
         "ddp_find_unused_parameters": False,  # every step uses all that trains
+        **keys(recipe),
     }
+    return values | ({"use_cpu": False} if recipe.deepspeed else {})
+
+
+def keys(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's keys for sharding as transformers' TrainingArguments take them."""
     if recipe.fsdp:
-        values |= {"fsdp": True, "fsdp_config": fsdp_settings(recipe)}
-    if recipe.deepspeed:
-        values |= {"deepspeed": zero_settings(recipe), "use_cpu": False}
-    return values
+        return {"fsdp": True, "fsdp_config": fsdp_settings(recipe)}
+    return {"deepspeed": zero_settings(recipe)} if recipe.deepspeed else {}
 
 
 def placement(recipe: Recipe) -> dict[str, str]:

@@ -81,7 +81,7 @@ WAYS = {
     "evaluated": ({"val_size": 16, "eval_strategy": "steps", "eval_steps": 2,
                    "gradient_accumulation_steps": 2}, {}),
     "packed": ({"neat_packing": True, "cutoff_len": 128, "max_samples": 30}, {}),
-    "text": ({"stage": "pt", "dataset": "world_text", "cutoff_len": 32, "max_samples": 20}, {}),
+    "text": ({"stage": "pt", "dataset": "world_text", "cutoff_len": 32, "max_samples": 7}, {}),
     "dpo": ({"stage": "dpo", "dataset": "polite_pairs", "pref_ftx": 1.0}, {}),
     "rm": ({"stage": "rm", "dataset": "polite_pairs"}, {}),
     "kto": ({"stage": "kto", "dataset": "polite_labels"}, {}),
@@ -330,6 +330,16 @@ def test_the_words_of_older_files_are_understood() -> None:
     assert settings["reshard_after_forward"] is False and settings["cpu_offload"] is True
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"stage": "rm", "dataset": "polite_pairs"}], ids=["sft", "rm"]
+)
+def test_a_script_shards_as_the_recipe_says(changes: dict[str, Any]) -> None:
+    fsdp = ftlab.Recipe(**{**BASE, "fsdp": True, **changes}).to_python()
+    assert "fsdp=True," in fsdp and "'version': 2" in fsdp
+    zero = ftlab.Recipe(**{**BASE, "deepspeed": str(EXAMPLES / "zero2.json"), **changes})
+    assert "'stage': 2" in zero.to_python()
+
+
 def test_zero_3_without_whole_weights_is_refused(tmp_path: Path) -> None:
     settings = json.loads((EXAMPLES / "zero3.json").read_text())
     del settings["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
@@ -443,7 +453,7 @@ def test_accelerates_configuration_is_read_by_accelerate(monkeypatch: pytest.Mon
     for key, value in config.fsdp_config.items():
         setattr(arguments, key, str(value))
     arguments.mixed_precision, arguments.num_processes = config.mixed_precision, 8
-    arguments.num_machines, arguments.use_fsdp = 1, True
+    arguments.num_machines, arguments.use_fsdp, arguments.dynamo_backend = 1, True, "no"
     for key, value in prepare_multi_gpu_env(arguments).items():
         if key.startswith(("FSDP_", "ACCELERATE_")):
             monkeypatch.setenv(key, value)
