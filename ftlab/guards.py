@@ -107,7 +107,7 @@ class Guards(_Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The loss of the answers alone, without what AdaLoRA adds to it in training."""
-        with adapters.without_penalty(self.model):
+        with adapters.penalty(self.model, 0):
             return super().evaluate(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -182,8 +182,8 @@ def _arguments(recipe: Recipe) -> str:
     """The arguments that differ from TRL's own, plus those whose defaults would mislead."""
     from pathlib import Path
 
-    from ftlab.alignment.preference import _TABLE
     from ftlab import sharding
+    from ftlab.alignment.preference import _TABLE
     from ftlab.arguments import common_arguments
 
     ours = common_arguments(recipe, Path(recipe.output_dir or "out"))

@@ -255,7 +255,9 @@ class CourseTrainer(Guards, SFTTrainer):
         """The plain loss of transformers' Trainer: TRL's entropy costs a tiny model 30 % a step."""
         inputs["use_cache"] = False
         inputs.pop("tokens", None)
-        return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
+        # Trainer takes the sum over processes of a loss over all their tokens: a penalty once.
+        with adapters.penalty(self.model, 1 / processes.count()):
+            return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """The order of one process, with the blank rows of ``batches.evened`` at the end."""

@@ -82,6 +82,7 @@ WAYS = {
                    "gradient_accumulation_steps": 2}, {}),
     "packed": ({"neat_packing": True, "cutoff_len": 128, "max_samples": 30}, {}),
     "text": ({"stage": "pt", "dataset": "world_text", "cutoff_len": 32, "max_samples": 7}, {}),
+    "adalora": ({"finetuning_type": "adalora"}, {}),  # its loss has a part that is of no token
     "dpo": ({"stage": "dpo", "dataset": "polite_pairs", "pref_ftx": 1.0}, {}),
     "rm": ({"stage": "rm", "dataset": "polite_pairs"}, {}),
     "kto": ({"stage": "kto", "dataset": "polite_labels"}, {}),
