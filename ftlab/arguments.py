@@ -11,7 +11,7 @@ from typing import Any
 
 from trl import SFTConfig
 
-from ftlab import optimizers
+from ftlab import optimizers, sharding
 from ftlab.hardware import here, precision
 from ftlab.recipe import Recipe
 
@@ -55,6 +55,7 @@ def common_arguments(recipe: Recipe, folder: Path | None = None) -> dict[str, An
         "use_cpu": device == "cpu",
         "report_to": [] if recipe.report_to == "none" else recipe.report_to.split(","),
         "disable_tqdm": True,
+        **sharding.arguments(recipe),
     }
 
 

@@ -61,6 +61,8 @@ def settle(
     if recipe.use_unsloth is False:
         return recipe, []
     if recipe.use_unsloth:
+        if _several():
+            raise RecipeError("use_unsloth: is for one process. Leave it out under a launcher.")
         if given:
             raise RecipeError(
                 "use_unsloth: Unsloth loads the model itself. Leave model and tokenizer out, or "
@@ -89,12 +91,16 @@ def choose(
         why = "no NVIDIA GPU"
     elif given:
         why = "the model was loaded before"
-    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    elif _several():
         why = "several processes"
     elif _small(recipe.model_name_or_path):
         why = "a small model trains in less time than Unsloth takes to start"
     why = why or lacks(hardware, found) or rules.beyond_unsloth(recipe)
     return Choice("transformers", why) if why else Choice("unsloth", f"installed, and {hardware}")
+
+
+def _several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def lacks(hardware: Hardware, found: Collection[str]) -> str | None:

@@ -184,12 +184,14 @@ def _arguments(recipe: Recipe) -> str:
     """The arguments that differ from TRL's own, plus those whose defaults would mislead."""
     from pathlib import Path
 
+    from ftlab import sharding
     from ftlab.alignment.preference import _TABLE
     from ftlab.arguments import common_arguments
 
     ours = common_arguments(recipe, Path(recipe.output_dir or "out"))
     values = {key: ours[key] for key in ours if key in script._SCRIPT_KEYS}
     values |= {"output_dir": recipe.output_dir or "out", "report_to": "none"}
+    values |= sharding.keys(recipe)
     values |= {"gradient_checkpointing": recipe.gradient_checkpointing}
     values |= _TABLE[recipe.stage][2](recipe) | {"max_length": recipe.cutoff_len}
     return "\n".join(f"        {key}={script._plain(value)!r}," for key, value in values.items())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psutil
 import torch
 
-from ftlab import checkpoints
+from ftlab import checkpoints, processes
 from ftlab.adapters import finish_folder
 from ftlab.errors import ModelError
 from ftlab.models import gives_scores, quiet_loading
@@ -157,26 +157,30 @@ def summarize(run: Run, meter: Meter, trainable: int, total: int) -> dict[str, A
         "steps": steps,
         "seconds": seconds,
         "seconds_per_step": seconds / max(steps, 1),
-        "tokens_per_second": tokens / seconds if seconds else 0.0,
+        "processes": processes.count() if processes.count() > 1 else None,
+        "tokens_per_second": processes.together(tokens, "SUM") / seconds if seconds else 0.0,
         "positions": meter.positions or None,
         "padding_share": 1 - tokens / meter.positions if meter.positions else None,
         "loss_tokens": int(meter.trained) or None,
         "trainable_parameters": trainable,
         "total_parameters": total,
-        "peak_memory_bytes": meter.sample_memory(),
+        "peak_memory_bytes": int(processes.together(meter.sample_memory())),  # of one process
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "eval_loss": evals[-1] if evals else None,
     }
 
 
-def write_folder(run: Run, data_hashes: dict[str, str]) -> None:
-    """Write what a finished run keeps: weights or adapter, tokenizer, recipe, history, report."""
+def write_folder(run: Run, data_hashes: dict[str, str], weights: Any = None) -> None:
+    """Write what a finished run keeps: weights or adapter, tokenizer, recipe, history, report.
+
+    ``weights`` are those of a model that lies in parts with several processes (name -> tensor).
+    """
     assert run.folder is not None
     folder = run.folder
     with checkpoints.written_whole(folder / "final") as temporary:
         with quiet_loading():
-            run.model.save_pretrained(temporary)
+            run.model.save_pretrained(temporary, **{"state_dict": weights} if weights else {})
             finish_folder(run.model, temporary, checkpoint=False)
             run.tokenizer.save_pretrained(temporary)
         checkpoints.write_text(temporary / "recipe.yaml", run.recipe.to_yaml())

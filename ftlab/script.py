@@ -221,6 +221,7 @@ def _arguments(recipe: Recipe) -> str:
 
     from trl import SFTConfig
 
+    from ftlab import sharding
     from ftlab.arguments import training_arguments
     from ftlab.batches import packs
 
@@ -230,6 +231,7 @@ def _arguments(recipe: Recipe) -> str:
     values |= {key: getattr(ours, key) for key in ("optim_target_modules", "optim_args")
                if getattr(ours, key)}  # fmt: skip
     values |= {"output_dir": recipe.output_dir or "out", "report_to": "none"}
+    values |= sharding.keys(recipe)
     values |= {"assistant_only_loss": recipe.stage == "sft" and not recipe.train_on_prompt}
     values |= {
         "max_length": recipe.cutoff_len,

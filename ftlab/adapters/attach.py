@@ -222,12 +222,12 @@ def merged_first(recipe: Recipe) -> list[str]:
 
 
 @contextmanager
-def without_penalty(model: Any) -> Iterator[None]:
-    """Inside, the loss of an AdaLoRA model is that of its answers alone."""
+def penalty(model: Any, share: float) -> Iterator[None]:
+    """Inside, the loss of an AdaLoRA model has this share of its penalty; 0: the answers alone."""
     config = ranks.peft_config if (ranks := allocator(model)) else None
     weight = getattr(config, "orth_reg_weight", 0.0)
     if config is not None:
-        config.orth_reg_weight = 0.0
+        config.orth_reg_weight = weight * share
     try:
         yield
     finally:

@@ -293,6 +293,15 @@ class Recipe:
     enable_liger_kernel: bool = knob(False, "train with Liger's kernels", "speed")
     torch_compile: bool = knob(False, "compile the model: a slow start, quicker steps", "speed")
     dataloader_num_workers: int = knob(0, "processes that load batches", "batch", low=0)
+    # several processes
+    deepspeed: str | dict | None = knob(
+        None, "DeepSpeed: its JSON file, or the same in place", "processes"
+    )
+    fsdp: str | bool | None = knob(None, "true: shard the model (FSDP2)", "processes")
+    fsdp_config: str | dict | None = knob(
+        None, "FSDP: its JSON file, or the same in place", "processes"
+    )
+    ddp_timeout: int = knob(1800, "seconds to wait for another process", "processes", low=1)
     # schedule
     lr_scheduler_type: str = knob(
         "linear", "how the learning rate moves over the run", "schedule", choices=SCHEDULES

@@ -27,7 +27,6 @@ RENAMED = {
 NO_EFFECT = {
     "overwrite_cache": "overwrite_cache: no effect here, ftlab keeps no tokenized cache.",
     "preprocessing_num_workers": "preprocessing_num_workers: no effect, one process encodes.",
-    "ddp_timeout": "ddp_timeout: no effect here, this run is one process.",
     "infer_backend": "infer_backend: no effect here, ftlab generates with transformers.",
     "include_num_input_tokens_seen": "include_num_input_tokens_seen: tokens are always counted.",
     "trust_remote_code": "trust_remote_code: ftlab never runs code from a model folder.",
@@ -40,7 +39,6 @@ LACKING = {
     "LLaMA Pro": "use_llama_pro",
     "other SFT losses": "use_dft_loss use_asft_loss use_eaft_loss asft_alpha eaft_alpha",
     "LongLoRA": "shift_attn",
-    "DeepSpeed and FSDP": "deepspeed fsdp fsdp_config",
     "changing the vocabulary": "resize_vocab add_tokens add_special_tokens",
     "batch prediction": "do_predict predict_with_generate",
     "streaming data": "streaming tokenized_path",

@@ -43,6 +43,7 @@ def check(recipe: Recipe, knobs: dict[str, Knob]) -> list[str]:
     _engine(recipe)
     if recipe.stage in (*PREFERENCE, *ONLINE):
         _preference(recipe)
+    _processes(recipe)
     return [*_notices(recipe), *_resting(recipe, knobs), *_resting_stage(recipe, knobs)]
 
 
@@ -248,6 +249,46 @@ def _preference(recipe: Recipe) -> None:
         raise RecipeError("pref_ftx: pref_loss=orpo has the SFT loss in it. Set pref_ftx to 0.")
     if recipe.pref_beta == 0:
         raise RecipeError(f"pref_beta=0: nothing is learned with pref_loss={loss}. Choose 0.1.")
+
+
+def _processes(recipe: Recipe) -> None:
+    on = [key for key in ("fsdp", "deepspeed") if getattr(recipe, key)]
+    if len(on) > 1:
+        raise RecipeError("fsdp and deepspeed: each shards the model in its own way. Set one.")
+    if recipe.fsdp_config and not recipe.fsdp:
+        raise RecipeError("fsdp_config: belongs to fsdp, which is off. Set fsdp: true.")
+    for key in on:
+        sharded(recipe, key)
+
+
+def sharded(recipe: Recipe, key: str) -> None:
+    """RecipeError for what ftlab cannot train on a sharded model; ``key`` is fsdp or deepspeed."""
+    stage, method = recipe.stage, recipe.finetuning_type
+    free = stage == "dpo" and recipe.pref_loss in REFERENCE_FREE
+    if stage in ONLINE:
+        raise RecipeError(f"{key}: stage {stage} samples answers in one process. Remove the key.")
+    if stage not in ("pt", "sft", "rm") and not free:
+        raise RecipeError(
+            f"{key}: stage {stage} needs a whole reference model beside the sharded one. Remove "
+            "the key (DDP), or use stage dpo with pref_loss orpo or simpo."
+        )
+    if recipe.quantization_bit is not None:
+        raise RecipeError(
+            f"{key} and quantization_bit={recipe.quantization_bit}: quantized weights are not "
+            "sharded here. Set one: QLoRA with DDP, or 16-bit weights in parts."
+        )
+    if method not in ("full", "freeze", "lora"):
+        raise RecipeError(f"{key}: trains full, freeze or lora, and finetuning_type is {method}.")
+    special = {
+        "use_dora": recipe.use_dora, "pissa_init": recipe.pissa_init,
+        "init_lora_weights": recipe.init_lora_weights in ("olora", "loftq"),
+        "loraplus_lr_ratio": recipe.loraplus_lr_ratio is not None,
+        "optim": not recipe.optim.startswith("adamw_torch"),
+        **{name: getattr(recipe, name) for name in OPTIMIZERS},
+    }  # fmt: skip
+    for name, on in special.items():
+        if on:
+            raise RecipeError(f"{key} and {name}: not together. Remove one of the two.")
 
 
 # Which stage reads a key, and with which pref_loss.
