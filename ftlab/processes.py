@@ -175,10 +175,11 @@ def from_first(make: Callable[[], Any]) -> Any:
     """What the first process makes, in all of them."""
     if count() == 1:
         return make()
+    import torch
     import torch.distributed as dist
 
     found = [make() if first() else None]
-    dist.broadcast_object_list(found, src=0, device="cpu")
+    dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
     return found[0]
 
 
