@@ -314,11 +314,12 @@ def test_doctor_looks_at_a_recipe(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")
-def test_a_run_holds_about_what_was_predicted(tmp_path):
-    """In a fresh process, above what the libraries take: the peak of RSS within a fifth."""
+def test_a_run_holds_about_what_was_predicted():
+    """In a fresh process, above what the libraries take: the peak of RSS within 15 %."""
     from benchmarks.measuring import fresh
     from ftlab.models import model_folder
 
-    found = fresh("benchmarks.estimate", "tiny", "lora", model_folder("tiny"))
+    call = ("benchmarks.estimate", "tiny", "lora", model_folder("tiny"))
+    found = fresh(*call, MALLOC_MMAP_THRESHOLD_="65536")  # freed tensors leave at once
     assert found["MB"] > 300
-    assert found["MB predicted"] == pytest.approx(found["MB"], rel=0.2)
+    assert found["MB predicted"] == pytest.approx(found["MB"], rel=0.15)
