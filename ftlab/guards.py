@@ -75,7 +75,8 @@ class Guards(_Trainer):
         super().create_accelerator_and_postprocess()
         sharding.enable(self)
         if self.args.device.type == "cpu":  # torch.load knows no cpu:0, as accelerate calls it
-            vars(self.args)["_setup_devices"] = torch.device("cpu")
+            arguments: Any = self.args
+            arguments._setup_devices = torch.device("cpu")
 
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Any = None

@@ -129,8 +129,8 @@ def one_message() -> Iterator[None]:
             time.sleep(HEAD_START)
         if store.add("failed", 1) > 1:
             time.sleep(SILENCE)
-            codes = {KeyboardInterrupt: 130}
-            raise SystemExit(2 if isinstance(error, Error) else codes.get(type(error), 1)) from None
+            code = 130 if isinstance(error, KeyboardInterrupt) else 1
+            raise SystemExit(2 if isinstance(error, Error) else code) from None
         if isinstance(error, Error) and not first():
             raise type(error)(f"process {index()} of {count()}: {error}") from error
         if _lost(error):
@@ -175,10 +175,11 @@ def from_first(make: Callable[[], Any]) -> Any:
     """What the first process makes, in all of them."""
     if count() == 1:
         return make()
+    import torch
     import torch.distributed as dist
 
     found = [make() if first() else None]
-    dist.broadcast_object_list(found, src=0, device="cpu")
+    dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
     return found[0]
 
 

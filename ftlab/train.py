@@ -385,7 +385,7 @@ def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
     if not (run.folder / "run.json").is_file():  # else it is resumed, maybe by other processes
         checkpoints.write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
         # The YAML names a template also where the tokenizer's own was used.
-        state = {"name": run.name, "data": hashes, "template": run.recipe.template}
+        state: dict[str, Any] = {"name": run.name, "data": hashes, "template": run.recipe.template}
         state["processes"] = processes.count()
         checkpoints.write_text(run.folder / "run.json", json.dumps(state, indent=1))
     if adapters.is_adapter(run.model):
