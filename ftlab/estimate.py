@@ -25,6 +25,7 @@ from ftlab.arguments import loss_type
 from ftlab.batches import packs
 from ftlab.cards import CARDS, SPARE
 from ftlab.errors import EnvironmentProblem, ModelError, RecipeError
+from ftlab.hardware import Hardware, precision
 from ftlab.ledger import COMPONENTS
 from ftlab.memory import human
 from ftlab.models import model_folder
@@ -272,9 +273,10 @@ def _plan(recipe: Recipe, config: Any, device: Device) -> Plan:
     text = config.get_text_config()
     context = getattr(text, "max_position_embeddings", None) or recipe.cutoff_len
     length = recipe.cutoff_len if recipe.rope_scaling else min(recipe.cutoff_len, context)
-    dtype = getattr(torch, device.dtype)
-    pure = recipe.pure_bf16 and dtype == torch.bfloat16
-    autocast = None if pure or dtype == torch.float32 else dtype  # what trains stays fp32
+    kind = "cpu" if device.dtype == "float32" else "cuda"
+    chosen = precision(recipe, Hardware(kind, device.name, bf16=device.dtype == "bfloat16"))
+    dtype = getattr(torch, chosen.compute)
+    autocast = dtype if chosen.autocast else None
     kernels = recipe.use_unsloth or recipe.enable_liger_kernel  # these hold a part at a time, too
     chunked = kernels or loss_type(recipe, text.vocab_size) != "nll"
     rows = recipe.per_device_train_batch_size

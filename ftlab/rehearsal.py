@@ -244,7 +244,7 @@ def _fill(model: Any, recipe: Recipe, plan: Plan, ledger: Ledger) -> None:
                 if tensor is None:
                     continue
                 if id(tensor) not in made:
-                    fake = _made(tensor, recipe, plan, packed if name == "weight" else None)
+                    fake = _made(tensor, plan, packed if name == "weight" else None)
                     made[id(tensor)] = tensor, fake
                     own = names & {*path.split("."), name}
                     ledger.hold(fake, "adapters" if own else "weights")
@@ -256,15 +256,11 @@ def _fill(model: Any, recipe: Recipe, plan: Plan, ledger: Ledger) -> None:
             ledger.hold(module.constants, "constants")
 
 
-def _made(tensor: Any, recipe: Recipe, plan: Plan, packed: tuple[int, int] | None) -> Any:
+def _made(tensor: Any, plan: Plan, packed: tuple[int, int] | None) -> Any:
     if packed is not None:
         return torch.nn.Parameter(torch.empty(packed[0], dtype=torch.uint8), requires_grad=False)
-    dtype = tensor.dtype
-    if tensor.requires_grad and recipe.quantization_bit:
-        dtype = torch.bfloat16  # TRL gives the adapters of a quantized model this
-    elif tensor.requires_grad and plan.autocast:
-        dtype = torch.float32
-    fake = torch.empty(tensor.shape, dtype=dtype)
+    exact = tensor.requires_grad and plan.autocast is not None
+    fake = torch.empty(tensor.shape, dtype=torch.float32 if exact else tensor.dtype)
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(fake, tensor.requires_grad)
     return fake

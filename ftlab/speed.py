@@ -15,8 +15,8 @@ import psutil
 import torch
 
 from ftlab.cards import BANDWIDTH_SHARE, COMPUTE_SHARE, CONTEXT, LAUNCH, Card
+from ftlab.hardware import pick_device, pick_dtype
 from ftlab.ledger import Ledger, Operation
-from ftlab.models import pick_device, pick_dtype
 
 
 class Device(NamedTuple):

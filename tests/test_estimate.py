@@ -87,14 +87,9 @@ def test_what_stays_is_what_memory_counts(way):
     chosen = recipe(**way, pure_bf16=True)
     counted = memory.count("Qwen3-1.7B", chosen)
     parts = ftlab.estimate(chosen, config="Qwen3-1.7B", device="A100").trace.held
-    for part in ("weights", "constants"):
+    for part in ("weights", "constants", "adapters", "gradients"):
         assert parts["optimizer", part] == counted[part], part
-    lowered = 2 if chosen.quantization_bit else 1  # TRL trains a quantized model's adapters in bf16
-    assert parts["optimizer", "adapters"] * lowered == counted["adapters"]
-    assert parts["optimizer", "gradients"] * lowered == counted["gradients"]
-    assert parts["optimizer", "optimizer"] * lowered == pytest.approx(
-        counted["optimizer"], rel=1e-3
-    )
+    assert parts["optimizer", "optimizer"] == pytest.approx(counted["optimizer"], rel=1e-3)
 
 
 def test_qlora_keeps_layers_packed_and_restores_one_at_a_time():
@@ -208,7 +203,7 @@ def test_layers_of_two_kinds_are_both_counted():
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2
         + ["sliding_attention"] * 2,
     }  # fmt: skip
-    chosen = recipe(finetuning_type="full")
+    chosen = recipe(finetuning_type="full", pure_bf16=True)
     found = ftlab.estimate(chosen, config=shapes, device="A100")
     counted = memory.count(shapes, chosen)
     assert found.trace.held["optimizer", "weights"] == counted["weights"]
@@ -319,11 +314,12 @@ def test_doctor_looks_at_a_recipe(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")
-def test_a_run_holds_about_what_was_predicted(tmp_path):
-    """In a fresh process, above what the libraries take: the peak of RSS within a fifth."""
+def test_a_run_holds_about_what_was_predicted():
+    """In a fresh process, above what the libraries take: the peak of RSS within 15 %."""
     from benchmarks.measuring import fresh
     from ftlab.models import model_folder
 
-    found = fresh("benchmarks.estimate", "tiny", "lora", model_folder("tiny"))
+    call = ("benchmarks.estimate", "tiny", "lora", model_folder("tiny"))
+    found = fresh(*call, MALLOC_MMAP_THRESHOLD_="65536")  # freed tensors leave at once
     assert found["MB"] > 300
-    assert found["MB predicted"] == pytest.approx(found["MB"], rel=0.2)
+    assert found["MB predicted"] == pytest.approx(found["MB"], rel=0.15)
