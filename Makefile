@@ -10,7 +10,7 @@ TORCH     := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all fuzz outputs world bench lint stamp
+.PHONY: help lab test test-all gpu fuzz outputs world bench lint stamp
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(VENV)/.ready-test  ## tests, and every notebook from top to bottom
 
 test-all: test  ## the same, and every notebook with its exercises solved
 	@$(PY) -m tools.notebooks solve
+
+gpu: $(VENV)/.ready-gpu  ## the tests that need an NVIDIA GPU (installs Unsloth and Liger)
+	@$(PY) -m pytest -o addopts="" -q -rs -m gpu tests/gpu
 
 fuzz: $(VENV)/.ready-test  ## damage 10,000 data files: only a clear message may come out
 	@FTLAB_FUZZ=10000 $(PY) -m pytest -o addopts="" -q tests/test_fuzz_data.py
@@ -66,4 +69,9 @@ $(VENV)/.ready-test: $(VENV)/.ready-lab tools/colab_kernel.py
 	@echo "Installing the test tools ..."
 	@$(PIP) -e '.[lab,track,serve,quant,optim,dev]'
 	@$(PY) tools/colab_kernel.py
+	@touch $@
+
+$(VENV)/.ready-gpu: $(VENV)/.ready-test
+	@echo "Installing the kernels for GPUs ..."
+	@$(PIP) -e '.[lab,track,serve,quant,optim,dev,gpu]'
 	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import resource
 import statistics
@@ -98,10 +99,11 @@ def memory(field: str = "VmHWM") -> float:
     return int(kilobytes) * 1024 / 1e6
 
 
-def fresh(module: str, *arguments: str) -> dict[str, float]:
+def fresh(module: str, *arguments: str, **environment: str) -> dict[str, float]:
     """What a module prints, as its last line and in JSON, in a process of its own."""
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    surroundings = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=surroundings)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr}")
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -23,6 +23,7 @@ GOALS = {
 }
 METHOD_GOAL = 1.2  # of step time, ftlab against a bare loop
 STAGE_GOAL = 1.1  # a step of a preference stage / the same in a bare TRL script
+PREDICTED_GOAL = 0.15  # largest difference of predicted and measured peak memory
 Rows = dict[str, dict[str, float]]
 
 
@@ -88,9 +89,26 @@ def reference(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def estimate(rows: Rows) -> str:
+    """Predicted and measured peak of a run, above what the libraries take."""
+    lines = [
+        f"| predicted by ftlab.estimate | peak MB | measured | predicted / measured (goal: within "
+        f"{PREDICTED_GOAL:.0%}) | | measured, with what the C library keeps |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    for name, row in rows.items():
+        ratio = row["MB predicted"] / row["MB"]
+        lines.append(
+            f"| {name} | {row['MB predicted']:,.0f} | {row['MB']:,.0f} | {ratio:.2f} "
+            f"| {verdict(abs(ratio - 1), PREDICTED_GOAL)} | {row['MB kept']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
 # key of cpu.json -> its table
 TABLES: dict[str, Callable[[Any], str]] = {
     "results": figures, "methods": methods, "stages": stages, "reference": reference,
+    "estimate": estimate,
 }  # fmt: skip
 
 

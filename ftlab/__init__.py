@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ftlab.data.doctor import diagnose as diagnose
     from ftlab.data.mix import mix as mix
     from ftlab.doctor import setup as setup
+    from ftlab.estimate import estimate as estimate
     from ftlab.evaluate import compare as compare
     from ftlab.evaluate import evaluate as evaluate
     from ftlab.exercises import check as check
@@ -81,6 +82,7 @@ _HOME = {
     "describe_adapters": "adapters.cards",
     "diagnose": "data.doctor",
     "encode": "chat",
+    "estimate": "estimate",
     "evaluate": "evaluate",
     "export": "export",
     "generate": "generate",

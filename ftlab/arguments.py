@@ -1,4 +1,4 @@
-"""The recipe's keys as the arguments of transformers and TRL, and the precision that comes of them.
+"""The recipe's keys as the arguments of transformers and TRL.
 
 Taught in notebooks/07_sft.ipynb.
 """
@@ -11,24 +11,15 @@ from typing import Any
 
 from trl import SFTConfig
 
-from ftlab import optimizers
-from ftlab.models import pick_device, pick_dtype
+from ftlab import optimizers, sharding
+from ftlab.hardware import here, precision
 from ftlab.recipe import Recipe
-
-
-def precision_notice(recipe: Recipe) -> list[str]:
-    """A sentence when the recipe asks for a precision that this machine does not train in."""
-    wanted = "bfloat16" if recipe.bf16 or recipe.pure_bf16 else "float16" if recipe.fp16 else None
-    here = pick_dtype(pick_device().value)
-    if wanted is None or wanted == here.value:
-        return []
-    return [f"{wanted} asked for, {here.value} used: {here.reason}."]
 
 
 def common_arguments(recipe: Recipe, folder: Path | None = None) -> dict[str, Any]:
     """What every stage's configuration has: transformers' TrainingArguments by name."""
-    device = pick_device().value
-    here = pick_dtype(device).value
+    hardware = here()
+    device, autocast = hardware.device, precision(recipe, hardware).autocast
     warmup = recipe.warmup_steps or recipe.warmup_ratio  # below 1 a share, else steps
     return {
         "output_dir": str(folder or Path(tempfile.gettempdir()) / "ftlab-unsaved"),
@@ -37,8 +28,9 @@ def common_arguments(recipe: Recipe, folder: Path | None = None) -> dict[str, An
         "max_steps": recipe.max_steps,
         "per_device_train_batch_size": recipe.per_device_train_batch_size,
         "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
+        "train_sampling_strategy": recipe.train_sampling_strategy,
         "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
-        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "gradient_checkpointing": recipe.gradient_checkpointing or recipe.use_unsloth_gc,
         "lr_scheduler_type": recipe.lr_scheduler_type,
         "warmup_steps": warmup,
         "weight_decay": recipe.weight_decay,
@@ -49,8 +41,9 @@ def common_arguments(recipe: Recipe, folder: Path | None = None) -> dict[str, An
         "adam_epsilon": recipe.adam_epsilon,
         "neftune_noise_alpha": recipe.neftune_noise_alpha,
         "seed": recipe.seed,
-        "bf16": recipe.bf16 and here == "bfloat16",
-        "fp16": recipe.fp16 and here == "float16",
+        "bf16": autocast == "bf16",
+        "fp16": autocast == "fp16",
+        "torch_compile": recipe.torch_compile,
         "eval_strategy": recipe.eval_strategy,
         "eval_steps": recipe.eval_steps,
         "logging_steps": recipe.logging_steps,
@@ -62,6 +55,7 @@ def common_arguments(recipe: Recipe, folder: Path | None = None) -> dict[str, An
         "use_cpu": device == "cpu",
         "report_to": [] if recipe.report_to == "none" else recipe.report_to.split(","),
         "disable_tqdm": True,
+        **sharding.arguments(recipe),
     }
 
 
@@ -71,9 +65,15 @@ def training_arguments(
     """The recipe as TRL's SFTConfig, for a model with that many tokens in its vocabulary."""
     return SFTConfig(
         **common_arguments(recipe, folder),
-        # TRL's default computes the loss in chunks, which saves memory with a vocabulary of 150,000
-        # tokens and costs time with one of 2,000.
-        loss_type="chunked_nll" if vocabulary > 32_000 else "nll",
+        loss_type=loss_type(recipe, vocabulary),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+
+
+def loss_type(recipe: Recipe, vocabulary: int) -> str:
+    """TRL's name of how the loss is computed. Its default is in chunks, which saves memory with a
+    vocabulary of 150,000 tokens and costs time with one of 2,000; Unsloth and Liger have kernels
+    for that."""
+    kernels = recipe.use_unsloth or recipe.enable_liger_kernel
+    return "chunked_nll" if vocabulary > 32_000 and not kernels else "nll"

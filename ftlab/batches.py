@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset, disable_progress_bars
+from accelerate.data_loader import SeedableRandomSampler
+from datasets import Dataset, concatenate_datasets, disable_progress_bars
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import RandomSampler, Sampler
 
-from ftlab import chat, templates
+from ftlab import chat, processes, templates
 from ftlab.chat.fit import shortened, too_long
 from ftlab.data import Data, read
 from ftlab.errors import DataError, RecipeError
@@ -330,11 +332,12 @@ class PackedCollator:
     Positions start anew with every sample and there is no attention mask: so transformers knows
     where samples begin and keeps attention inside them
     (transformers.masking_utils.find_packed_sequence_indices), unless the model is called with a
-    cache: pass `use_cache=False`, as the trainer does.
+    cache: pass `use_cache=False`, as the trainer does. ``flat``: one window after the other in a
+    single row, where Unsloth finds the samples.
     """
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
+    def __init__(self, pad_id: int, *, flat: bool = False) -> None:
+        self.pad_id, self.flat = pad_id, flat
 
     def __call__(self, windows: Sequence[Row]) -> dict[str, torch.Tensor]:
         lists: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "position_ids": []}
@@ -345,6 +348,8 @@ class PackedCollator:
             lists["input_ids"].append(window["input_ids"])
             lists["labels"].append([label if p else IGNORED for label, p in firsts])
             lists["position_ids"].append(positions)
+        if self.flat:
+            lists = {key: [[i for row in rows for i in row]] for key, rows in lists.items()}
         # A padding token at position 0 is a sample of its own.
         fill = {"input_ids": self.pad_id, "labels": IGNORED, "position_ids": 0}
         batch = {
@@ -353,6 +358,48 @@ class PackedCollator:
         }
         tokens = sum(map(len, lists["input_ids"]))
         return {**batch, "tokens": torch.tensor([tokens])}
+
+
+def evened(rows: Dataset, recipe: Recipe) -> Dataset:
+    """The rows, and for several processes blank ones after them, so that all have full batches.
+
+    Of a blank row nothing is trained. Without them accelerate would repeat rows at the end of an
+    epoch, and the losses would not be those of one process.
+    """
+    missing = -len(rows) % (recipe.per_device_train_batch_size * processes.count())
+    if processes.count() == 1 or not missing:
+        return rows
+    blank = {"input_ids": rows[0]["input_ids"][:1], "labels": [IGNORED], "seq_lengths": [1]}
+    columns = {key: [blank[key]] * missing for key in rows.column_names}
+    return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
+
+
+class BlanksLast(Sampler[int]):
+    """The order that a sampler gives the rows, then the blank rows of ``evened``."""
+
+    def __init__(self, sampler: Any, rows: Dataset) -> None:
+        if isinstance(sampler, RandomSampler):  # as accelerate would make of it
+            sampler = SeedableRandomSampler(sampler.data_source, generator=sampler.generator)
+        self.sampler, self.rows = sampler, rows
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from range(len(self.sampler), len(self.rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Each epoch has an order of its own."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+
+def blanks(batch: dict[str, torch.Tensor]) -> int:
+    """How many rows of a batch are blank ones of ``evened``, of one token each."""
+    if processes.count() == 1 or "labels" not in batch:
+        return 0
+    return int((batch["labels"] == IGNORED).all(1).sum())
 
 
 Sides = dict[str, tuple[str, ...]]

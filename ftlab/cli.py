@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ftlab import processes
 from ftlab.errors import EnvironmentProblem, Error, RecipeError
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        code = int(options.command(options))
+        with processes.one_message():
+            if options.command not in (_train, _resume):
+                processes.one_only("this command")
+            code = int(options.command(options))
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader has seen enough, as with `| head`
@@ -50,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     lab.set_defaults(command=_lab)
 
     doctor = commands.add_parser("doctor", help="versions, device, memory, disk, conflicts")
+    doctor.add_argument("--recipe", metavar="FILE.yaml", help="does this run fit here? what would?")
+    doctor.add_argument(
+        "--device", metavar="CARD", help="with --recipe: a card, such as T4 or A100"
+    )
     doctor.set_defaults(command=_doctor)
 
     data = commands.add_parser("data", help="check a dataset before it is trained on")
@@ -67,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", metavar="key=value", help="values that win over it"
         )
         sub.set_defaults(command=command)
+    resume = commands.add_parser("resume", help="go on with a run that was stopped")
+    resume.add_argument("folder", metavar="FOLDER", help="its run folder")
+    resume.set_defaults(command=_resume)
     _add_serve(commands)
     return parser
 
@@ -120,9 +131,23 @@ def _lab(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from ftlab import doctor
 
+    if options.recipe or options.device:
+        return _doctor_recipe(options)
     report = doctor.check()
     print(report)
     return 1 if report.problems else 0
+
+
+def _doctor_recipe(options: argparse.Namespace) -> int:
+    """0 where the run fits, 1 where it does not."""
+    if not options.recipe:
+        raise RecipeError("--device: goes with --recipe FILE.yaml, the run to look at.")
+    from ftlab.estimate import estimate
+    from ftlab.recipe import Recipe
+
+    found = estimate(Recipe.from_yaml(options.recipe), device=options.device)
+    print(f"{found}\n{found.advice()}")
+    return 1 if found.fit.verdict == "too large" else 0
 
 
 def _data_check(options: argparse.Namespace) -> int:
@@ -152,16 +177,34 @@ def _data_check(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
+    from ftlab import engine
+
+    engine.begin_for(recipe)
     from ftlab.train import train
 
-    run = train(recipe, observers=[Progress()])
+    return _told(train(recipe, observers=[Progress()]))
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from ftlab.train import resume
+
+    return _told(resume(options.folder, observers=[Progress()]))
+
+
+def _told(run: Run) -> int:
+    """Say how a run ended; returns the exit code."""
+    if processes.first():
+        _summary(run)
+    return {"finished": 0, "interrupted": 130}.get(run.status, 1)
+
+
+def _summary(run: Run) -> None:
     losses = [run.summary[key] for key in ("first_loss", "last_loss")]
     fall = " -> ".join(f"{loss:.4f}" for loss in losses if loss is not None) or "not computed"
     print(
         f"{run.status}: {run.summary['steps']} steps in {run.summary['seconds']:.1f} s, loss {fall}"
     )
     print(f"run folder: {run.folder}")
-    return {"finished": 0, "interrupted": 130}.get(run.status, 1)
 
 
 def _chat(options: argparse.Namespace) -> int:

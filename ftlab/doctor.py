@@ -67,6 +67,7 @@ def check() -> Report:
     report.problems += conflicts()
     report.lines += [
         *_compute(),
+        ("kernels", _kernels()),
         ("4 bits", _four_bits()),
         ("memory", _memory()),
         ("disk", _disk()),
@@ -147,22 +148,33 @@ def conflicts() -> list[str]:
 
 def _compute() -> list[tuple[str, str]]:
     try:
-        from ftlab import models
+        from ftlab import hardware, models  # noqa: F401 (what a broken transformers raises)
     except ImportError as error:
         return [("device", f"unknown ({error})")]
-    import torch
-
-    device = models.pick_device()
-    dtype = models.pick_dtype(device.value)
-    detail = device.reason
-    if device.value == "cuda":
-        major, minor = torch.cuda.get_device_capability()
-        gib = torch.cuda.get_device_properties(0).total_memory / 2**30
-        detail += f", capability {major}.{minor}, {gib:.0f} GiB"
+    machine = hardware.here()
+    dtype = hardware.pick_dtype(machine.device)
+    detail = machine.name
+    if machine.device == "cuda":
+        major, minor = machine.capability
+        detail += f", capability {major}.{minor}, {machine.memory / 2**30:.0f} GiB"
     return [
-        ("device", f"{device.value} ({detail})"),
+        ("device", f"{machine.device} ({detail})"),
         ("dtype", f"{dtype.value} ({dtype.reason})"),
     ]
+
+
+def _kernels() -> str:
+    """Which packages with kernels for GPUs are installed, and whether Unsloth runs here."""
+    from ftlab import engine, hardware
+
+    found = hardware.packages()
+    named = [
+        f"{package} {_version(package) or 'installed'}" if module in found else f"no {package}"
+        for module, package in hardware.KERNELS.items()
+    ]
+    problem = engine.lacks(hardware.here(), found)
+    runs = "use_unsloth works" if problem is None else problem.removesuffix(" Remove the key.")
+    return f"{', '.join(named)}; {runs}"
 
 
 def _four_bits() -> str:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from ftlab import adapters, checkpoints, optimizers
+from ftlab import adapters, batches, checkpoints, fast, optimizers, padding, processes, sharding
 from ftlab.recipe import Recipe, rules
 from ftlab.run import Meter, Observer, Run
 
@@ -63,30 +66,51 @@ class Guards(_Trainer):
     optimizer: Any
 
     def __init__(self, *args: Any, run: Run, meter: Meter, **kwargs: Any) -> None:
+        self.run, self.meter = run, meter
         exact = [(p, p.data) for p in run.model.parameters() if p.requires_grad]
         super().__init__(*args, **kwargs)
         for parameter, values in exact:  # TRL rounds those on a quantized base to bfloat16
             parameter.data = values.to(parameter.device)
-        self.run, self.meter = run, meter
+        self.skipped = 0
+        self.offloading = fast.offloading(run.model, run.recipe)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's, and FSDP on a CPU too."""
+        super().create_accelerator_and_postprocess()
+        sharding.enable(self)
+        if self.args.device.type == "cpu":  # torch.load knows no cpu:0, as accelerate calls it
+            self.args.__dict__["_setup_devices"] = torch.device("cpu")
 
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """One forward and backward pass; raises NotFinite on a loss that is not finite."""
         if isinstance(inputs, dict):  # not for questions: their answers are counted when sampled
-            counted = inputs["attention_mask"] if "attention_mask" in inputs else inputs["tokens"]
-            self.meter.tokens += int(counted.sum())
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if not math.isfinite(loss.item()):
+            self.meter.count(inputs)
+            self.meter.tokens -= batches.blanks(inputs)
+        with self.offloading:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if processes.anywhere(not math.isfinite(loss.item())):
             raise NotFinite("loss")
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
-        # With fp16 loss scaling an infinite gradient is normal: the scaler skips that step.
-        if self.accelerator.scaler is None and not math.isfinite(float(norm)):
-            raise NotFinite("gradient")
+        norm, scaler = super()._get_grad_norm(model, grad_norm), self.accelerator.scaler
+        known = norm is not None  # DeepSpeed has none before its first step
+        if known and not math.isfinite(float(norm)):
+            if scaler is None:
+                raise NotFinite("gradient")
+            # float16: the scaler leaves this step out and halves its scale, which begins high. At
+            # 1 nothing is scaled any more.
+            if scaler.get_scale() <= 1:
+                raise NotFinite("gradient (in float16, loss scale 1)")
+            self.skipped += 1
         return norm
+
+    def skipped_notice(self) -> list[str]:
+        """A sentence for the steps that float16's overflows cost."""
+        skipped = f"{self.skipped} steps left out: a gradient overflowed in float16"
+        return [f"{skipped}, and the loss scale was halved."] if self.skipped else []
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The recipe's optimizer, where it is one that transformers does not know."""
@@ -96,9 +120,15 @@ class Guards(_Trainer):
             optimizers.clip_sparse(self.accelerator)
         return super().create_optimizer(model)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if padding.grouped(self.run.recipe):
+            rows = self.train_dataset if train_dataset is None else train_dataset
+            return padding.sampler(self.run.recipe, rows, self.args.world_size)
+        return super()._get_train_sampler(train_dataset)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The loss of the answers alone, without what AdaLoRA adds to it in training."""
-        with adapters.without_penalty(self.model):
+        with adapters.penalty(self.model, 0):
             return super().evaluate(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -108,20 +138,85 @@ class Guards(_Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self.run.folder is not None
         name = f"checkpoint-{self.state.global_step}"
-        with checkpoints.written_whole(self.run.folder / name) as temporary:
-            self._partial = temporary  # transformers makes a folder checkpoint-N in it
+        if processes.first():
+            with checkpoints.written_whole(self.run.folder / name) as temporary:
+                self._write_checkpoint(model, trial, temporary, name)
+            checkpoints.rotate(self.run.folder, self.run.recipe.save_total_limit)
+        else:
+            self._lend_a_hand(model, trial, self.run.folder / f".{name}.partial")
+        processes.wait()
+
+    def _lend_a_hand(self, model: Any, trial: Any, shared: Path) -> None:
+        """Take part in gathering what the first process writes; DeepSpeed's parts are written by
+        each process, into one folder."""
+        with tempfile.TemporaryDirectory() as elsewhere:
+            self._partial = shared if self.is_deepspeed_enabled else Path(elsewhere)
+            processes.wait()
             Trainer._save_checkpoint(self, model, trial)
-            for path in (temporary / name).iterdir():
-                path.replace(temporary / path.name)
-            (temporary / name).rmdir()
-            checkpoints.copy_base_record(self.run.folder, temporary)
-            adapters.finish_folder(self.model, temporary, checkpoint=True)
-            lines = "\n".join(json.dumps(record) for record in self.run.history)
-            checkpoints.write_text(temporary / "history.jsonl", lines + "\n")
-        checkpoints.rotate(self.run.folder, self.run.recipe.save_total_limit)
+            processes.wait()
+
+    def _write_checkpoint(self, model: Any, trial: Any, temporary: Path, name: str) -> None:
+        self._partial = temporary  # transformers makes a folder checkpoint-N in it
+        processes.wait()  # the folder is there
+        Trainer._save_checkpoint(self, model, trial)
+        processes.wait()  # all parts are there
+        for path in (temporary / name).iterdir():
+            path.replace(temporary / path.name)
+        (temporary / name).rmdir()
+        assert self.run.folder is not None
+        checkpoints.copy_base_record(self.run.folder, temporary)
+        adapters.finish_folder(self.model, temporary, checkpoint=True)
+        lines = "\n".join(json.dumps(record) for record in self.run.history)
+        checkpoints.write_text(temporary / "history.jsonl", lines + "\n")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Sharded by FSDP, the first process saves what training changed; else as Trainer does."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = sharding.weights(self)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The state of random numbers of each process, all written by the first."""
+        super()._save_rng_state(output_dir)
+        names = [path.name for path in Path(output_dir).glob("rng_state*.pth")]
+        mine = {name: Path(output_dir, name).read_bytes() for name in names}
+        for found in processes.gathered(mine):
+            for name in found.keys() - mine.keys() if processes.first() else ():
+                Path(output_dir, name).write_bytes(found[name])
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(getattr(self, "_partial", self.args.output_dir))
+
+
+@contextmanager
+def interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
+    """Inside, the first Ctrl-C ends training after its step; a second one raises as usual.
+
+    So does the SIGTERM that a launcher passes on when it is told to end.
+    """
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    ends = (signal.SIGINT, signal.SIGTERM) if processes.launched() else (signal.SIGINT,)
+    previous = {number: signal.getsignal(number) for number in ends}
+
+    def on_interrupt(*_: Any) -> None:
+        interrupted.set()
+        stop.set()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    for number in ends:
+        signal.signal(number, on_interrupt)
+    try:
+        yield interrupted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Recorder(TrainerCallback):
@@ -139,7 +234,8 @@ class Recorder(TrainerCallback):
             observer.on_start(self.run)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stop.is_set():
+        if processes.anywhere(self.stop.is_set()):
+            self.stop.set()
             control.should_training_stop = True
             control.should_log = True
 
@@ -148,12 +244,14 @@ class Recorder(TrainerCallback):
         kept = {k: v for k, v in (logs or {}).items() if k in _RECORDED}
         if not kept:
             return
+        kept = processes.averaged(kept)
         step, history = state.global_step, self.run.history
         if history and history[-1]["step"] == step:
             history[-1].update(kept)  # the eval loss joins the record of its step
         else:
             self.meter.sample_memory()
-            measured = {"seconds": self.meter.seconds(), "tokens": self.meter.tokens}
+            tokens = int(processes.together(int(self.meter.tokens), "SUM"))
+            measured = {"seconds": self.meter.seconds(), "tokens": tokens}
             history.append({"step": step, "epoch": state.epoch, **kept, **measured})
         for observer in self.observers:
             observer.on_log(self.run, history[-1])

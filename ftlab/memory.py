@@ -23,11 +23,35 @@ from ftlab.recipe import Recipe
 
 # From the models' config.json, as far as they matter to size; totals are checked in the tests.
 SHAPES: dict[str, dict[str, Any]] = {
+    "Qwen2.5-0.5B": {
+        "model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24,
+        "num_attention_heads": 14, "num_key_value_heads": 2,
+        "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
+        "max_position_embeddings": 32768,
+    },
     "Qwen3-0.6B": {
         "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28,
         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
         "intermediate_size": 3072, "vocab_size": 151936, "tie_word_embeddings": True,
         "max_position_embeddings": 40960,
+    },
+    "Llama-3.2-1B": {
+        "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+        "intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True,
+        "max_position_embeddings": 131072,
+    },
+    "Qwen3-1.7B": {
+        "model_type": "qwen3", "hidden_size": 2048, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+        "intermediate_size": 6144, "vocab_size": 151936, "tie_word_embeddings": True,
+        "max_position_embeddings": 40960,
+    },
+    "Llama-2-7B": {
+        "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32,
+        "intermediate_size": 11008, "vocab_size": 32000, "tie_word_embeddings": False,
+        "max_position_embeddings": 4096,
     },
     "Qwen2.5-7B": {
         "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28,
@@ -40,6 +64,24 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32, "num_key_value_heads": 8,
         "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False,
         "max_position_embeddings": 131072,
+    },
+    "Qwen3-8B": {
+        "model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+        "intermediate_size": 12288, "vocab_size": 151936, "tie_word_embeddings": False,
+        "max_position_embeddings": 40960,
+    },
+    "Llama-2-13B": {
+        "model_type": "llama", "hidden_size": 5120, "num_hidden_layers": 40,
+        "num_attention_heads": 40, "num_key_value_heads": 40,
+        "intermediate_size": 13824, "vocab_size": 32000, "tie_word_embeddings": False,
+        "max_position_embeddings": 4096,
+    },
+    "Llama-30B": {
+        "model_type": "llama", "hidden_size": 6656, "num_hidden_layers": 60,
+        "num_attention_heads": 52, "num_key_value_heads": 52,
+        "intermediate_size": 17920, "vocab_size": 32000, "tie_word_embeddings": False,
+        "max_position_embeddings": 2048,
     },
     "Llama-3-70B": {
         "model_type": "llama", "hidden_size": 8192, "num_hidden_layers": 80,
@@ -243,12 +285,38 @@ def _config(model: Any) -> Any:
 def _quantized(model: Any, recipe: Recipe) -> tuple[int, int, int]:
     """Bytes of the layers to be quantized as they are, then of their weights and constants."""
     saved = packed = constants = 0
-    for layer in linear_layers(model).values():
-        if layer is not model.get_output_embeddings():
-            saved += _bytes([layer.weight])
-            packed += _packed(layer.weight.numel(), recipe)
-            constants += _constants(layer.weight, recipe)
+    for layer in packed_layers(model).values():
+        saved += _bytes([layer.weight])
+        new = packed_bytes(layer.weight, recipe)
+        packed, constants = packed + new[0], constants + new[1]
     return saved, packed, constants
+
+
+def packed_layers(model: Any) -> dict[str, Any]:
+    """The layers that quantization packs, by name: linear ones inside the model."""
+    output = model.get_output_embeddings()
+    return {name: layer for name, layer in linear_layers(model).items() if layer is not output}
+
+
+def packed_bytes(weight: torch.Tensor, recipe: Recipe) -> tuple[int, int]:
+    """Bytes of a matrix and of its constants, quantized as the recipe says."""
+    return _packed(weight.numel(), recipe), _constants(weight, recipe)
+
+
+def state_bytes(parameter: torch.Tensor, optim: str, whole: bool = False) -> int:
+    """Bytes of an optimizer's state for one parameter; ``whole``: an embedding's, in 32 bits.
+
+    bitsandbytes keeps 8 bits for tensors of 4,096 values and more, with an absmax for each 256
+    (bitsandbytes/optim/optimizer.py); Adafactor one number for each row and each column.
+    """
+    values, shape = parameter.numel(), parameter.shape
+    if optim == "adafactor":
+        size = values // shape[-1] + values // shape[-2] if parameter.ndim > 1 else values
+        return 4 * size
+    states = 1 if "lion" in optim else 2
+    if "8bit" in optim and values >= 4096 and not whole:
+        return states * (values + 4 * math.ceil(values / 256))
+    return 4 * states * values
 
 
 def _packed(values: int, recipe: Recipe) -> int:

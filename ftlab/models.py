@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,42 +27,18 @@ from transformers import (
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
-from ftlab import quantize, rope
+from ftlab import fast, quantize, rope
 from ftlab.base import untie
 from ftlab.data.registry import data_dir
 from ftlab.errors import ModelError
+from ftlab.hardware import Choice as Choice
+from ftlab.hardware import attention, here, packages, pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from ftlab.recipe import Recipe
 
 # Fields by which a downloaded config could make transformers run code it brought along.
 _CODE_FIELDS = ("auto_map", "_attn_implementation_internal")
-
-
-class Choice(NamedTuple):
-    """A value chosen automatically, and why."""
-
-    value: str
-    reason: str
-
-
-def pick_device() -> Choice:
-    """The device to compute on: ``cuda``, ``mps`` or ``cpu``."""
-    if torch.cuda.is_available():
-        return Choice("cuda", torch.cuda.get_device_name(0))
-    if torch.backends.mps.is_available():
-        return Choice("mps", "Apple GPU")
-    return Choice("cpu", "no CUDA device found")
-
-
-def pick_dtype(device: str) -> Choice:
-    """The precision for ``device``: bf16 where the hardware has it, else fp16 or fp32."""
-    if device != "cuda":
-        return Choice("float32", f"{device} computes fastest and safest in fp32")
-    # Without including_emulation=False a T4 claims bf16 and then emulates it slowly.
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return Choice("bfloat16", "this GPU has bf16 hardware")
-    return Choice("float16", "this GPU has no bf16 hardware")
 
 
 def model_folder(name: str) -> str:
@@ -80,7 +56,8 @@ def load(
     rope_scaling: str | None = None,
     length: int | None = None,
     adapter: str | os.PathLike[str] | Sequence[str] | None = None,
-    engine: str = "auto",
+    flash_attn: str = "auto",
+    engine: str | fast.Unsloth = "auto",
     dtype: str = "auto",
     device: str = "auto",
 ) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -89,15 +66,18 @@ def load(
     ``name`` is ``"tiny"`` (the shipped model), a folder, or a hub name such as
     ``"Qwen/Qwen3-0.6B"`` (``"modelscope:..."`` for ModelScope). ``adapter`` is a PEFT folder, or
     several: all but the last are merged into the model. ``rope_scaling`` (linear, dynamic, yarn,
-    llama3) lets it read ``length`` tokens where it was trained on fewer.
-    Raises ModelError when there is no such model or it would have to run code of its own.
+    llama3) lets it read ``length`` tokens where it was trained on fewer. ``flash_attn`` is auto,
+    sdpa, fa2 or disabled. ``engine`` unsloth wants ``import unsloth`` before all else; auto takes
+    it where that was done.
+    Raises ModelError when there is no such model or it would have to run code of its own,
+    EnvironmentProblem for an engine or attention that this machine has not.
 
     >>> model, tokenizer = load("tiny")
     >>> model.config.model_type
     'qwen3'
     """
-    if engine not in ("auto", "transformers"):
-        raise ModelError(f"engine={engine!r}: this version of ftlab knows auto and transformers.")
+    how = attention(flash_attn, here(), packages())
+    unsloth = fast.wanted(engine)
     path = _resolve(str(name))
     device = pick_device().value if device == "auto" else device
     chosen = getattr(torch, pick_dtype(device).value if dtype == "auto" else dtype)
@@ -113,9 +93,13 @@ def load(
     wanted.check(config, device, len(adapters))
     tokenizer = load_tokenizer(path)
     options = wanted.options(config, chosen, device)
+    options |= {"attn_implementation": how} if how else {}
     kind = AutoModelForSequenceClassification if gives_scores(config) else AutoModelForCausalLM
     with quiet_loading():
-        model = _call(kind.from_pretrained, path, config=config, dtype=chosen, **options)
+        if unsloth is not None and kind is AutoModelForCausalLM:
+            model = _call(unsloth.load, path, dtype=chosen, bits=quantization_bit, length=length)
+        else:
+            model = _call(kind.from_pretrained, path, config=config, dtype=chosen, **options)
         model = wanted.settle(model, device, str(cached_file(path, "config.json")))
     _check_vocabulary(name, model, tokenizer)
     return _with_adapters(model, adapters).eval(), tokenizer
@@ -189,6 +173,7 @@ def load_for(recipe: Recipe, **changes: Any) -> tuple[Any, PreTrainedTokenizerBa
         "double_quantization": recipe.double_quantization,
         "rope_scaling": recipe.rope_scaling,
         "length": recipe.cutoff_len,
+        "flash_attn": recipe.flash_attn,
         "adapter": [folder.strip() for folder in folders if folder.strip()],
     }
     return load(recipe.model_name_or_path, **{**options, **changes})

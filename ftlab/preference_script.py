@@ -87,7 +87,8 @@ trainer.save_model({output!r})
 """
 
 # What TRL does otherwise or not at all, with the value that needs none of it.
-_OURS = {"pref_ftx": 0.0, "ref_model": None, "quantization_bit": None, "adapter_name_or_path": None}
+_OURS = {"pref_ftx": 0.0, "ref_model": None, "quantization_bit": None, "adapter_name_or_path": None,
+         "flash_attn": "auto", "torch_compile": False}  # fmt: skip
 _KINDS = {"rm": "Reward", "dpo": "DPO", "kto": "KTO"}
 
 
@@ -95,7 +96,8 @@ def preference_script(recipe: Recipe) -> str:
     """The script; RecipeError for what plain TRL computes otherwise."""
     from importlib.metadata import version
 
-    from ftlab.models import model_folder, pick_device, pick_dtype
+    from ftlab.hardware import here, precision
+    from ftlab.models import model_folder
 
     _refuse(recipe)
     kind, scores = _KINDS[recipe.stage], recipe.stage == "rm"
@@ -113,7 +115,7 @@ def preference_script(recipe: Recipe) -> str:
         system=recipe.system_prompt,
         template=script._template(recipe),
         seed=recipe.seed,
-        dtype=pick_dtype(pick_device().value).value,
+        dtype=precision(recipe, here()).weights,
         **names,
     )
     size = script._size(recipe.val_size)
@@ -144,11 +146,11 @@ def _refuse(recipe: Recipe) -> None:
         )
     if recipe.dpo_label_smoothing and recipe.pref_loss == "sigmoid":
         raise RecipeError("dpo_label_smoothing: TRL's sigmoid loss has none. Use pref_loss robust.")
-    for key, plain in {**script._BEYOND_A_SCRIPT, **_OURS}.items():
-        if getattr(recipe, key) != plain:
-            raise RecipeError(f"{key}: a plain TRL script cannot do that. Leave it at {plain!r}.")
+    script.refuse(recipe, {**script._BEYOND_A_SCRIPT, **_OURS})
     if recipe.stage == "kto" and recipe.per_device_train_batch_size == 1:
         raise RecipeError("per_device_train_batch_size: TRL's KTOTrainer needs 2 or more.")
+    if recipe.train_sampling_strategy != "random":
+        raise RecipeError("train_sampling_strategy: TRL has no lengths of pairs. Leave it random.")
 
 
 def _trained(recipe: Recipe) -> list[str]:
@@ -182,12 +184,14 @@ def _arguments(recipe: Recipe) -> str:
     """The arguments that differ from TRL's own, plus those whose defaults would mislead."""
     from pathlib import Path
 
+    from ftlab import sharding
     from ftlab.alignment.preference import _TABLE
     from ftlab.arguments import common_arguments
 
     ours = common_arguments(recipe, Path(recipe.output_dir or "out"))
     values = {key: ours[key] for key in ours if key in script._SCRIPT_KEYS}
     values |= {"output_dir": recipe.output_dir or "out", "report_to": "none"}
+    values |= sharding.keys(recipe)
     values |= {"gradient_checkpointing": recipe.gradient_checkpointing}
     values |= _TABLE[recipe.stage][2](recipe) | {"max_length": recipe.cutoff_len}
     return "\n".join(f"        {key}={script._plain(value)!r}," for key, value in values.items())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psutil
 import torch
 
-from ftlab import checkpoints
+from ftlab import checkpoints, processes
 from ftlab.adapters import finish_folder
 from ftlab.errors import ModelError
 from ftlab.models import gives_scores, quiet_loading
 from ftlab.recipe import Recipe
+from ftlab.tokens import IGNORED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,6 +45,7 @@ class Run:
 
     ``status`` is "running", "finished", "stopped" (the stop event), "interrupted" (Ctrl-C) or
     "not finite" (the loss or gradient became infinite or NaN; the weights are those before it).
+    ``machine`` says on what it trained: ``engine``, ``device``, ``precision`` with its reason.
     """
 
     recipe: Recipe = field(repr=False)
@@ -55,6 +58,7 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     total_steps: int = 0
+    machine: dict[str, str] = field(default_factory=dict, repr=False)
 
     def plot(self, **options: Any) -> Any:
         """The curves of this run (see ``ftlab.plots.curves``)."""
@@ -99,12 +103,18 @@ class Run:
 
 
 class Meter:
-    """Measures a run: seconds of training (evaluations included), tokens, peak memory."""
+    """Measures a run: seconds of training (evaluations included), tokens, peak memory.
+
+    ``positions`` were computed, ``tokens`` of them were no padding, ``trained`` had a loss. The
+    latter two stay on the device until they are read: no step waits for a count.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         self.process = psutil.Process()
-        self.tokens = 0
+        self.tokens: Any = 0
+        self.trained: Any = 0
+        self.positions = 0
         self.peak = 0
         self.start()
         if self.cuda:
@@ -117,6 +127,17 @@ class Meter:
     def seconds(self) -> float:
         """Seconds since the first step began."""
         return time.perf_counter() - self.started
+
+    def count(self, batch: Mapping[str, torch.Tensor]) -> None:
+        """Add the tokens of a batch: tensors [rows, length] as a stage's collator makes them."""
+        self.positions += batch["input_ids"].numel()
+        self.tokens += (
+            batch["attention_mask"] if "attention_mask" in batch else batch["tokens"]
+        ).sum()
+        if "labels" in batch:  # nothing stands before the first token
+            self.trained += (batch["labels"][:, 1:] != IGNORED).sum()
+        elif "completion_mask" in batch:
+            self.trained += batch["completion_mask"][:, 1:].sum()
 
     def sample_memory(self) -> int:
         """Highest memory use seen so far in bytes: allocated on the GPU, or resident on the CPU."""
@@ -131,27 +152,35 @@ def summarize(run: Run, meter: Meter, trainable: int, total: int) -> dict[str, A
     evals = [record["eval_loss"] for record in run.history if "eval_loss" in record]
     steps = int(run.history[-1]["step"]) if run.history else 0
     seconds = run.history[-1]["seconds"] if run.history else meter.seconds()
+    tokens = int(meter.tokens)
     return {
         "steps": steps,
         "seconds": seconds,
         "seconds_per_step": seconds / max(steps, 1),
-        "tokens_per_second": meter.tokens / seconds if seconds else 0.0,
+        "processes": processes.count() if processes.count() > 1 else None,
+        "tokens_per_second": processes.together(tokens, "SUM") / seconds if seconds else 0.0,
+        "positions": meter.positions or None,
+        "padding_share": 1 - tokens / meter.positions if meter.positions else None,
+        "loss_tokens": int(meter.trained) or None,
         "trainable_parameters": trainable,
         "total_parameters": total,
-        "peak_memory_bytes": meter.sample_memory(),
+        "peak_memory_bytes": int(processes.together(meter.sample_memory())),  # of one process
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "eval_loss": evals[-1] if evals else None,
     }
 
 
-def write_folder(run: Run, data_hashes: dict[str, str]) -> None:
-    """Write what a finished run keeps: weights or adapter, tokenizer, recipe, history, report."""
+def write_folder(run: Run, data_hashes: dict[str, str], weights: Any = None) -> None:
+    """Write what a finished run keeps: weights or adapter, tokenizer, recipe, history, report.
+
+    ``weights`` are those of a model that lies in parts with several processes (name -> tensor).
+    """
     assert run.folder is not None
     folder = run.folder
     with checkpoints.written_whole(folder / "final") as temporary:
         with quiet_loading():
-            run.model.save_pretrained(temporary)
+            run.model.save_pretrained(temporary, **{"state_dict": weights} if weights else {})
             finish_folder(run.model, temporary, checkpoint=False)
             run.tokenizer.save_pretrained(temporary)
         checkpoints.write_text(temporary / "recipe.yaml", run.recipe.to_yaml())
@@ -182,6 +211,7 @@ def report_card(run: Run) -> str:
         f"- base model: {recipe.model_name_or_path}",
         f"- method: {recipe.finetuning_type}, stage {recipe.stage}",
         f"- data: {recipe.dataset or 'given in code'}",
+        *(f"- {what}: {how}" for what, how in run.machine.items()),
         "",
         "| measured | value |",
         "|---|---|",

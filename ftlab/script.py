@@ -103,7 +103,8 @@ def training_script(recipe: Recipe) -> str:
     """The script; raises RecipeError or DataError when the recipe's data cannot be found."""
     from importlib.metadata import version
 
-    from ftlab.models import model_folder, pick_device, pick_dtype
+    from ftlab.hardware import here, precision
+    from ftlab.models import model_folder
 
     if not recipe.dataset:
         raise RecipeError("dataset: the recipe names none, so a script could not load it.")
@@ -111,9 +112,7 @@ def training_script(recipe: Recipe) -> str:
         from ftlab.preference_script import preference_script
 
         return preference_script(recipe)
-    for key, plain in _BEYOND_A_SCRIPT.items():
-        if getattr(recipe, key) != plain:
-            raise RecipeError(f"{key}: a plain TRL script cannot do that. Leave it at {plain!r}.")
+    refuse(recipe, _BEYOND_A_SCRIPT)
     if recipe.init_lora_weights in ("olora", "loftq"):
         raise RecipeError("init_lora_weights: a plain TRL script starts LoRA by its config only.")
     files, form = _files(recipe)
@@ -128,7 +127,7 @@ def training_script(recipe: Recipe) -> str:
         files=files,
         system=recipe.system_prompt,
         template=_template(recipe),
-        dtype=pick_dtype(pick_device().value).value,
+        dtype=precision(recipe, here()).weights,
     )
     held_out = f"rows.train_test_split(test_size={_size(recipe.val_size)}, seed={recipe.seed})"
     data = _DATA.format(
@@ -156,8 +155,16 @@ _BEYOND_A_SCRIPT = {
     "mask_history": False, "truncation_strategy": "error", "mix_strategy": "concat",
     "pissa_init": False, "loraplus_lr_ratio": None, "use_badam": False, "use_adam_mini": False,
     "use_muon": False, "rope_scaling": None, "adapter_name_or_path": None,
-    "quantization_method": "bnb",
+    "quantization_method": "bnb", "use_unsloth": None, "use_unsloth_gc": False,
+    "enable_liger_kernel": False,
 }  # fmt: skip
+
+
+def refuse(recipe: Recipe, beyond: dict[str, Any]) -> None:
+    """RecipeError for a key that is set to something else than its value in ``beyond``."""
+    for key, plain in beyond.items():
+        if getattr(recipe, key) not in (plain, False):
+            raise RecipeError(f"{key}: a plain TRL script cannot do that. Leave it at {plain!r}.")
 
 
 def _template(recipe: Recipe) -> str:
@@ -214,6 +221,7 @@ def _arguments(recipe: Recipe) -> str:
 
     from trl import SFTConfig
 
+    from ftlab import sharding
     from ftlab.arguments import training_arguments
     from ftlab.batches import packs
 
@@ -223,11 +231,15 @@ def _arguments(recipe: Recipe) -> str:
     values |= {key: getattr(ours, key) for key in ("optim_target_modules", "optim_args")
                if getattr(ours, key)}  # fmt: skip
     values |= {"output_dir": recipe.output_dir or "out", "report_to": "none"}
+    values |= sharding.keys(recipe)
     values |= {"assistant_only_loss": recipe.stage == "sft" and not recipe.train_on_prompt}
     values |= {
         "max_length": recipe.cutoff_len,
         "gradient_checkpointing": recipe.gradient_checkpointing,
+        **({"torch_compile": True} if recipe.torch_compile else {}),
     }
+    if recipe.train_sampling_strategy != "random":
+        values["train_sampling_strategy"] = recipe.train_sampling_strategy
     if packs(recipe):
         values |= {"packing": True, "packing_strategy": "bfd"}
     elif recipe.stage == "pt" and recipe.packing is not False:
@@ -260,20 +272,22 @@ def _peft(recipe: Recipe) -> Configuration | None:
 
 def _loading(recipe: Recipe) -> str:
     """What ``from_pretrained`` is told besides the precision."""
-    from ftlab.models import pick_device, pick_dtype
+    from ftlab.hardware import attention, here, packages, pick_device, pick_dtype
 
+    how = attention(recipe.flash_attn, here(), packages())
+    first = f", attn_implementation={how!r}" if how else ""
     if recipe.quantization_bit is None:
-        return ""
+        return first
     device = pick_device().value
     if recipe.quantization_bit == 8:
-        how = "load_in_8bit=True"
+        bits = "load_in_8bit=True"
     else:
-        how = (
+        bits = (
             f"load_in_4bit=True, bnb_4bit_quant_type={recipe.quantization_type!r}, "
             f"bnb_4bit_use_double_quant={recipe.double_quantization}, "
             f"bnb_4bit_compute_dtype={pick_dtype(device).value!r}"
         )
-    return f", device_map={device!r}, quantization_config=BitsAndBytesConfig({how})"
+    return f"{first}, device_map={device!r}, quantization_config=BitsAndBytesConfig({bits})"
 
 
 def _unfrozen(recipe: Recipe) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,15 +22,26 @@ from transformers import PrinterCallback, Trainer, set_seed
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ftlab import adapters, batches, checkpoints, optimizers
+from ftlab import (
+    adapters,
+    apart,
+    batches,
+    checkpoints,
+    engine,
+    fast,
+    optimizers,
+    processes,
+    sharding,
+)
 from ftlab.adapters import adapt, trainable_parameters
 from ftlab.adapters.methods import split
-from ftlab.arguments import common_arguments, precision_notice, training_arguments
+from ftlab.arguments import common_arguments, training_arguments
 from ftlab.base import base_record, check_base
 from ftlab.data import Data
 from ftlab.errors import CheckpointError, RecipeError
-from ftlab.guards import Alarm, Guards, NotFinite, Recorder, Setup
-from ftlab.models import load, load_for, pick_device, quiet_loading
+from ftlab.guards import Alarm, Guards, NotFinite, Recorder, Setup, interrupt_sets
+from ftlab.hardware import here, pick_device, precision, precision_notices
+from ftlab.models import load, load_for, quiet_loading
 from ftlab.recipe import Recipe, rules
 from ftlab.run import Meter, Observer, Run, summarize, write_folder
 
@@ -67,57 +77,108 @@ def train(
     a function (answer, row) -> float or a judge that scores (``ftlab.judge``).
     ``stop`` ends training after the current step, as Ctrl-C does. ``save=False`` writes nothing.
     Raises RecipeError, DataError, ModelError or CheckpointError before anything is trained.
+    Under torchrun or accelerate launch every process calls this; observers are told by the first.
 
     >>> import ftlab
     >>> run = ftlab.train(ftlab.Recipe(max_steps=1), ftlab.read("world_qa").take(8), save=False)
     >>> run.status, run.history[0]["step"]
     ('finished', 1)
     """
-    if (model is None) != (tokenizer is None):
+    with processes.one_message():
+        return _train(
+            recipe, data, eval_data, (model, tokenizer), reward, observers, stop, save, quiet
+        )
+
+
+def _train(
+    recipe: Recipe,
+    data: Any,
+    eval_data: Any,
+    given: tuple[Any, Any],
+    reward: Any,
+    observers: Sequence[Observer],
+    stop: threading.Event | None,
+    save: bool,
+    quiet: bool,
+) -> Run:
+    if (given[0] is None) != (given[1] is None):
         raise RecipeError("model and tokenizer go together: pass both or neither.")
     recipe = naming_data(recipe, data)
-    optimizers.check(recipe)
-    observers = [*observers, *_tracker(recipe)]
+    recipe, notes = _settled(recipe, given=given[0] is not None)
     rows, held_out = batches.training_rows(recipe, data, eval_data)
-    own = model is None
-    if own:
-        model, tokenizer = _loaded(recipe)
+    if engine.elsewhere(recipe):
+        job = apart.Job(recipe, rows, held_out, save=save, notices=notes)
+        return _advised(apart.run(job, observers, stop, quiet=quiet), quiet)
+    quiet = quiet or not processes.first()
+    observers = [*observers, *_tracker(recipe)] if processes.first() else []
+    own = given[0] is None
+    model, tokenizer = _loaded(recipe) if own else given
+    del given
     setup = _prepared(recipe, model, tokenizer, rows, held_out, own, reward)
     setup.quiet = quiet
     del model  # where the caller holds it not, a run without a reference frees it
     run = setup.run
-    run.notices += precision_notice(recipe)
+    run.notices += notes
     if save:
-        checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(run.model))
-        run.folder = checkpoints.new_run_folder(
-            recipe.output_dir, run.name, overwrite=recipe.overwrite_output_dir
-        )
+        run.folder = processes.from_first(lambda: _new_folder(run))
     if not quiet:
         for notice in run.notices:
             print(notice, file=sys.stderr)
     hashes = {"train": batches.content_hash(rows)}
     if held_out:
         hashes["eval"] = batches.content_hash(held_out)
-    run = _execute(setup, hashes, observers, stop)
-    if run.status == "not finite" and not quiet:
-        print(_not_finite_advice(run), file=sys.stderr)
-    return run
+    return _advised(_execute(setup, hashes, observers, stop), quiet)
+
+
+def _settled(recipe: Recipe, *, given: bool = False) -> tuple[Recipe, list[str]]:
+    """The recipe with its engine, and sentences on that; all that can be refused before anything is
+    read or loaded is refused here. Then the processes meet."""
+    optimizers.check(recipe)
+    processes.check(recipe)
+    sharding.check(recipe)
+    settled = engine.settle(recipe, given=given)
+    processes.start(recipe)
+    return settled
+
+
+def _new_folder(run: Run) -> Path:
+    recipe = run.recipe
+    checkpoints.require_space(Path(recipe.output_dir or "runs"), _bytes_to_save(run.model))
+    return checkpoints.new_run_folder(
+        recipe.output_dir, run.name, overwrite=recipe.overwrite_output_dir
+    )
 
 
 def resume(
-    run_folder: str | os.PathLike[str], *, reward: Any = None, observers: Sequence[Observer] = ()
+    run_folder: str | os.PathLike[str],
+    *,
+    reward: Any = None,
+    observers: Sequence[Observer] = (),
+    stop: threading.Event | None = None,
 ) -> Run:
     """Continue an unfinished run of this machine from its newest whole checkpoint.
 
     The recipe and the data are those of the folder; when the data have changed since, or no
-    checkpoint is whole, CheckpointError says so. ``reward`` is that of ``train``, once more.
+    checkpoint is whole, CheckpointError says so. ``reward`` is that of ``train``, once more, and
+    ``stop`` ends training as it does there. The number of processes may be another one: a step
+    sees the same rows.
     """
-    folder = Path(run_folder)
+    with processes.one_message():
+        return _resume(Path(run_folder), reward, observers, stop)
+
+
+def _resume(
+    folder: Path, reward: Any, observers: Sequence[Observer], stop: threading.Event | None
+) -> Run:
     state = folder / "run.json"
     if not state.is_file():
         raise CheckpointError(f"{folder}: no run of ftlab here (run.json is missing).")
     recipe = Recipe.from_yaml(folder / "recipe.yaml")
     optimizers.check_resume(recipe)
+    # A run goes on with the engine it began with; folders of before name none.
+    recipe, _ = _settled(recipe.replace(use_unsloth=bool(recipe.use_unsloth)))
+    if engine.elsewhere(recipe):
+        return apart.run(apart.Job(recipe, resume=folder), observers, stop)
     if (folder / checkpoints.MANIFEST).is_file():
         raise CheckpointError(f"{folder}: this run is finished, there is nothing to resume.")
     checkpoint, skipped = checkpoints.newest(folder)
@@ -126,6 +187,8 @@ def resume(
         raise CheckpointError(f"{folder}: no checkpoint to resume from. {why} Start a new run.")
     saved = json.loads(state.read_text(encoding="utf-8"))
     recipe = recipe.replace(template=saved.get("template", recipe.template))
+    recipe = processes.same_batch(recipe, saved.get("processes", 1))
+    sharding.check_checkpoint(recipe, checkpoint, saved.get("processes", 1))
     rows, held_out = batches.training_rows(recipe, None, None)
     if batches.content_hash(rows) != saved["data"]["train"]:
         raise CheckpointError(f"{folder}: the training data changed since this run began.")
@@ -137,12 +200,16 @@ def resume(
     step = int(checkpoint.name.split("-")[-1])
     lines = (checkpoint / "history.jsonl").read_text(encoding="utf-8").splitlines()
     run.history = [record for record in map(json.loads, lines) if record["step"] <= step]
-    return _execute(setup, saved["data"], [*observers, *_tracker(recipe)], None, checkpoint)
+    setup.quiet = not processes.first()
+    observers = [*observers, *_tracker(recipe)] if processes.first() else []
+    return _execute(setup, saved["data"], observers, stop, checkpoint)
 
 
 def _loaded(recipe: Recipe) -> tuple[Any, Any]:
     """The recipe's model; ModelError where an adapter to train on belongs to another base."""
-    model, tokenizer = load_for(recipe)
+    placed = {"dtype": precision(recipe, here()).weights, **sharding.placement(recipe)}
+    how = fast.for_recipe(recipe) if recipe.use_unsloth else "transformers"
+    model, tokenizer = load_for(recipe, engine=how, **placed)
     folders = split(recipe.adapter_name_or_path)
     path = Path(folders[0]) / checkpoints.BASE if len(folders) == 1 else None
     if path is not None and path.is_file():
@@ -174,9 +241,14 @@ def _prepared(
     set_seed(recipe.seed)
     base = Path(recipe.model_name_or_path).name
     name = recipe.run_name or f"{base}-{recipe.finetuning_type}-{recipe.stage}"
-    notices = [*recipe.notices, *optimizers.notice(recipe), *report.notices()]
+    hardware = here()
+    notices = [*recipe.notices, *precision_notices(recipe, hardware), *optimizers.notice(recipe),
+               *engine.notices(recipe, hardware), *report.notices()]  # fmt: skip
     trained = adapt(model, recipe, copied=not own or reference is model)
-    run = Run(recipe, trained, tokenizer, name, notices=notices)
+    if recipe.use_unsloth and reference is model:
+        reference = fast.WithoutAdapter(trained)
+    machine = engine.describe(recipe, hardware)
+    run = Run(recipe, trained, tokenizer, name, notices=notices, machine=machine)
     return Setup(run, encoded, encoded_eval, reference, judges)
 
 
@@ -213,7 +285,16 @@ class CourseTrainer(Guards, SFTTrainer):
         """The plain loss of transformers' Trainer: TRL's entropy costs a tiny model 30 % a step."""
         inputs["use_cache"] = False
         inputs.pop("tokens", None)
-        return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
+        # Trainer takes the sum over processes of a loss over all their tokens: a penalty once.
+        with adapters.penalty(self.model, 1 / processes.count()):
+            return Trainer.compute_loss(self, model, inputs, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The order of one process, with the blank rows of ``batches.evened`` at the end."""
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if len(data) == self.rows:
+            return super()._get_train_sampler(data)
+        return batches.BlanksLast(super()._get_train_sampler(data.select(range(self.rows))), data)
 
 
 def _execute(
@@ -228,16 +309,21 @@ def _execute(
     meter = setup.meter = Meter(torch.device(pick_device().value))
     setup.callbacks += [Recorder(run, meter, observers, stop), Alarm(run, setup.quiet)]
     try:
-        if run.folder:
+        if run.folder and processes.first():
             _prepare_folder(run, hashes)
-        trainer = _trainer(setup)
-        run.status = _fit(trainer, stop, checkpoint)
+        with fast.kernels(run.model, run.recipe):
+            trainer = _trainer(setup)
+            run.status = _fit(trainer, stop, checkpoint)
         run.summary = summarize(run, meter, *trainable_parameters(run.model))
         run.model.eval()
         if run.folder:
-            write_folder(run, hashes)
+            weights = sharding.weights(trainer)
+            if processes.first():
+                write_folder(run, hashes, weights)
+            processes.wait()
     finally:
-        if run.folder:
+        sharding.forget()
+        if run.folder and processes.first():
             checkpoints.unlock(run.folder)
         for observer in observers:
             observer.on_end(run)
@@ -260,25 +346,30 @@ def _trainer(setup: Setup) -> Any:
 
 def build(setup: Setup) -> CourseTrainer:
     """The trainer of the stages pt and sft."""
-    run = setup.run
-    pack = batches.PackedCollator if batches.packs(run.recipe) else DataCollatorForLanguageModeling
-    return CourseTrainer(
+    run, pad = setup.run, setup.run.tokenizer.pad_token_id
+    collator: Any = DataCollatorForLanguageModeling(pad)
+    if batches.packs(run.recipe):
+        collator = batches.PackedCollator(pad, flat=bool(run.recipe.use_unsloth))
+    trainer = CourseTrainer(
         model=run.model,
         args=training_arguments(run.recipe, run.folder, len(run.tokenizer)),
-        data_collator=pack(run.tokenizer.pad_token_id),
-        **setup.parts(),
+        data_collator=collator,
+        **setup.parts() | {"train_dataset": batches.evened(setup.rows, run.recipe)},
     )
+    trainer.rows = len(setup.rows)
+    return trainer
 
 
 def _fit(trainer: Any, stop: threading.Event, checkpoint: Path | None) -> str:
     """Run the trainer; returns the status of the run."""
     try:
-        with _interrupt_sets(stop) as interrupted, quiet_loading(), _garbage_left():
+        with interrupt_sets(stop) as interrupted, quiet_loading(), _garbage_left():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NotFinite as error:
-        trainer.run.notices.append(f"the {error} stopped being finite")
+        trainer.run.notices += [*trainer.skipped_notice(), f"the {error} stopped being finite"]
         return "not finite"
-    if interrupted.is_set():
+    trainer.run.notices += trainer.skipped_notice()
+    if processes.anywhere(interrupted.is_set()):
         return "interrupted"
     return "stopped" if stop.is_set() else "finished"
 
@@ -295,33 +386,16 @@ def _garbage_left() -> Iterator[None]:
         gc.unfreeze()
 
 
-@contextmanager
-def _interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
-    """Inside, the first Ctrl-C ends training after its step; a second one raises as usual."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(*_: Any) -> None:
-        interrupted.set()
-        stop.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
 def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
     assert run.folder is not None
-    checkpoints.write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
-    # The YAML names a template also where the tokenizer's own was used.
-    state = {"name": run.name, "data": hashes, "template": run.recipe.template}
-    checkpoints.write_text(run.folder / "run.json", json.dumps(state, indent=1))
+    if not (run.folder / "run.json").is_file():  # else it is resumed, maybe by other processes
+        checkpoints.write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
+        # The YAML names a template also where the tokenizer's own was used.
+        state = {
+            "name": run.name, "data": hashes, "template": run.recipe.template,
+            "processes": processes.count(),
+        }  # fmt: skip
+        checkpoints.write_text(run.folder / "run.json", json.dumps(state, indent=1))
     if adapters.is_adapter(run.model):
         record = base_record(run.model, run.recipe.model_name_or_path)
         if merged := adapters.merged_first(run.recipe):
@@ -341,9 +415,17 @@ def _tracker(recipe: Recipe) -> list[Observer]:
     return [SwanLab(recipe)]
 
 
+def _advised(run: Run, quiet: bool) -> Run:
+    """The run, and on stderr what to do where its loss or gradient stopped being finite."""
+    if run.status == "not finite" and not quiet:
+        print(_not_finite_advice(run), file=sys.stderr)
+    return run
+
+
 def _not_finite_advice(run: Run) -> str:
     step = int(run.history[-1]["step"]) + 1 if run.history else 1
     return (
         f"Stopped at step {step}: {run.notices[-1]}. The weights are those before this step. "
         f"Lower learning_rate (now {run.recipe.learning_rate:g}), warm up longer, or clip harder."
+        + (" bf16 has a wider range than fp16." if run.recipe.fp16 else "")
     )

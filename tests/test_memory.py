@@ -13,9 +13,16 @@ IDS = torch.arange(20, 84).view(2, 32)
 BATCH = {"input_ids": IDS, "labels": IDS}
 # As published with the models: parameters in all.
 TOTALS = {
+    "Qwen2.5-0.5B": 494_032_768,
     "Qwen3-0.6B": 596_049_920,
+    "Llama-3.2-1B": 1_235_814_400,
+    "Qwen3-1.7B": 1_720_574_976,
+    "Llama-2-7B": 6_738_415_616,
     "Qwen2.5-7B": 7_615_616_512,
     "Llama-3.1-8B": 8_030_261_248,
+    "Qwen3-8B": 8_190_735_360,
+    "Llama-2-13B": 13_015_864_320,
+    "Llama-30B": 32_528_943_616,
     "Llama-3-70B": 70_553_706_496,
 }
 WAYS = [

@@ -26,6 +26,7 @@ BRIEF = {
         {"template": "qwen", "enable_thinking": False},
         {"neat_packing": True, "cutoff_len": 128},
         {"stage": "pt", "dataset": "world_text", "cutoff_len": 32},
+        {"train_sampling_strategy": "sequential"},
         {"finetuning_type": "prompt_tuning"},
         {"finetuning_type": "full", "use_galore": True, "galore_update_interval": 2},
     ],
@@ -61,6 +62,7 @@ def test_the_script_runs_without_ftlab_and_gives_the_same_losses(changes, tmp_pa
         {"finetuning_type": "p_tuning"},
         {"quantization_bit": 4},
         {"quantization_bit": 8, "use_rslora": True},
+        {"flash_attn": "disabled", "torch_compile": True, "use_unsloth": False},
     ],
 )
 def test_every_kind_of_recipe_becomes_valid_python(changes):
@@ -91,6 +93,9 @@ def test_turns_are_converted_by_their_tags(tmp_path):
         {"quantization_method": "hqq", "quantization_bit": 4},
         {"finetuning_type": "bottleneck"},
         {"finetuning_type": "adalora"},
+        {"use_unsloth": True},
+        {"use_unsloth_gc": True},
+        {"flash_attn": "sdpa", "stage": "dpo", "dataset": "polite_pairs"},
     ],
 )
 def test_what_a_plain_script_cannot_do_is_refused(changes):

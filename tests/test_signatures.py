@@ -24,6 +24,7 @@ from ftlab.adapters.methods import configuration
 from ftlab.arguments import common_arguments, training_arguments
 from ftlab.guards import Guards, Recorder
 from ftlab.recipe import METHODS, Recipe
+from ftlab.rehearsal import CHUNK
 from ftlab.script import _SCRIPT_KEYS
 
 
@@ -125,3 +126,15 @@ def test_progress_bars_can_be_switched():
 def test_a_ratio_is_still_read_from_warmup_steps(tmp_path):
     arguments = training_arguments(Recipe(warmup_ratio=0.1), tmp_path)
     assert arguments.get_warmup_steps(200) == 20
+
+
+def test_what_the_calculator_leans_on_is_still_there():
+    from transformers import masking_utils
+    from trl.trainer import sft_trainer
+
+    assert hasattr(masking_utils, "is_tracing")
+    assert hasattr(masking_utils, "find_packed_sequence_indices")
+    assert list(inspect.signature(sft_trainer._chunk).parameters) == [
+        "h", "w", "b", "lbl", "logit_scale", "final_logit_softcapping",
+    ]  # fmt: skip
+    assert sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE == CHUNK

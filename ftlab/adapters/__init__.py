@@ -14,10 +14,10 @@ from ftlab.adapters.attach import (
     is_adapter,
     lora_config,
     merged_first,
+    penalty,
     restore,
     trainable_parameters,
     unfrozen_names,
-    without_penalty,
 )
 
 __all__ = [
@@ -31,5 +31,5 @@ __all__ = [
     "restore",
     "trainable_parameters",
     "unfrozen_names",
-    "without_penalty",
+    "penalty",
 ]

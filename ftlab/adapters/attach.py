@@ -21,10 +21,12 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from ftlab import fast
 from ftlab.adapters.folders import adapter_config
 from ftlab.adapters.methods import check, configuration, linear_layers, parts, split
 from ftlab.base import base_record
 from ftlab.errors import RecipeError
+from ftlab.hardware import here, precision
 from ftlab.models import gives_scores, with_score
 from ftlab.quantize import describe
 from ftlab.recipe import Recipe
@@ -45,6 +47,8 @@ def adapt(model: Any, recipe: Recipe, *, copied: bool = True) -> Any:
     splits = recipe.pissa_init or recipe.init_lora_weights == "olora"  # changes the base's weights
     if describe(model) is not None:
         _refuse_change(model, recipe, splits)
+    if recipe.use_unsloth:
+        return fast.attach(model, recipe)
     if recipe.stage == "rm":
         model = _scored(model, recipe)
     if recipe.finetuning_type in ("full", "freeze"):
@@ -218,12 +222,12 @@ def merged_first(recipe: Recipe) -> list[str]:
 
 
 @contextmanager
-def without_penalty(model: Any) -> Iterator[None]:
-    """Inside, the loss of an AdaLoRA model is that of its answers alone."""
+def penalty(model: Any, share: float) -> Iterator[None]:
+    """Inside, the loss of an AdaLoRA model has this share of its penalty; 0: the answers alone."""
     config = ranks.peft_config if (ranks := allocator(model)) else None
     weight = getattr(config, "orth_reg_weight", 0.0)
     if config is not None:
-        config.orth_reg_weight = 0.0
+        config.orth_reg_weight = weight * share
     try:
         yield
     finally:
@@ -260,9 +264,12 @@ def _unfrozen(model: Any, recipe: Recipe, copied: bool) -> Any:
         )
     model = copy.deepcopy(model) if copied else model
     chosen = None if recipe.finetuning_type == "full" else unfrozen_names(model, recipe)
+    exact = precision(recipe, here()).autocast is not None
     for name, parameter in model.named_parameters():
         head = recipe.stage == "rm" and name.startswith("score.")
         parameter.requires_grad_(chosen is None or name in chosen or head)
+        if parameter.requires_grad and exact:
+            parameter.data = parameter.data.float()
     return model
 
 

@@ -141,8 +141,9 @@ class LabelTrainer(Referenced, KTOTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         config = kwargs["args"]
         size, config.per_device_train_batch_size = config.per_device_train_batch_size, 2
+        order, config.train_sampling_strategy = config.train_sampling_strategy, "sequential"
         super().__init__(*args, **kwargs)
-        self.args.per_device_train_batch_size, self.args.train_sampling_strategy = size, "random"
+        self.args.per_device_train_batch_size, self.args.train_sampling_strategy = size, order
         self._train_batch_size = self.args.train_batch_size
 
     def _added(self, loss: Tensor, outputs: Any, inputs: Any, measures: Any) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import ipywidgets as w
 
 import ftlab
+from ftlab import processes
 from ftlab.models import load_for
 from ftlab.panels.controls import Controls
 from ftlab.panels.style import CSS
@@ -65,6 +66,7 @@ class TrainingPanel:
         controls: Sequence[str] | None = None,
         foreground: bool | None = None,
     ) -> None:
+        processes.one_only("a panel")
         self.base, self.data, self.eval_data = naming_data(recipe, data), data, eval_data
         self.controls = Controls(recipe, controls, lambda change: self.train())
         if model is None:

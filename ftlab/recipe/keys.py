@@ -19,7 +19,7 @@ from ftlab.data.registry import data_dir
 from ftlab.errors import RecipeError
 from ftlab.recipe import rules
 from ftlab.recipe.knobs import Knob, convert, knob
-from ftlab.recipe.known import EXTENSIONS, NO_EFFECT, check_keys
+from ftlab.recipe.known import EXTENSIONS, NO_EFFECT, check_keys, renamed
 from ftlab.recipe.strict_yaml import parse_yaml
 from ftlab.templates import named
 
@@ -39,6 +39,7 @@ STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto", "grpo", "rloo")
 PREF_LOSSES = ("sigmoid", "hinge", "ipo", "orpo", "simpo", "robust")
 # What happens to rows longer than cutoff_len (the key is ms-swift's; LLaMA-Factory cuts silently).
 STRATEGIES = ("error", "delete", "left", "split")
+ORDERS = ("random", "group_by_length", "sequential")
 MIXES = ("concat", "interleave_under", "interleave_over")
 
 
@@ -274,9 +275,33 @@ class Recipe:
     gradient_accumulation_steps: int = knob(
         1, "batches added up before each update", "batch", low=1, slider=(1, 16)
     )
+    train_sampling_strategy: str = knob(
+        "random", "order of rows; grouped by length: less padding", "batch", choices=ORDERS
+    )
     per_device_eval_batch_size: int = knob(8, "rows per evaluation batch", "batch", low=1)
     gradient_checkpointing: bool = knob(False, "recompute activations to save memory", "batch")
+    # speed and memory
+    use_unsloth: bool | None = knob(
+        None, "train with Unsloth's kernels; empty: where that pays", "speed"
+    )
+    use_unsloth_gc: bool = knob(
+        False, "recompute activations and keep their seeds in main memory", "speed"
+    )
+    flash_attn: str = knob(
+        "auto", "how attention is computed", "speed", choices=("auto", "sdpa", "fa2", "disabled")
+    )
+    enable_liger_kernel: bool = knob(False, "train with Liger's kernels", "speed")
+    torch_compile: bool = knob(False, "compile the model: a slow start, quicker steps", "speed")
     dataloader_num_workers: int = knob(0, "processes that load batches", "batch", low=0)
+    # several processes
+    deepspeed: str | dict | None = knob(
+        None, "DeepSpeed: its JSON file, or the same in place", "processes"
+    )
+    fsdp: str | bool | None = knob(None, "true: shard the model (FSDP2)", "processes")
+    fsdp_config: str | dict | None = knob(
+        None, "FSDP: its JSON file, or the same in place", "processes"
+    )
+    ddp_timeout: int = knob(1800, "seconds to wait for another process", "processes", low=1)
     # schedule
     lr_scheduler_type: str = knob(
         "linear", "how the learning rate moves over the run", "schedule", choices=SCHEDULES
@@ -383,6 +408,7 @@ class Recipe:
     repetition_penalty: float = knob(1.0, "above 1 avoids repeating", "generation", low=0)
 
     def __init__(self, **values: Any) -> None:
+        values = renamed(values)
         check_keys(values, KNOBS)
         for name, item in KNOBS.items():
             setattr(self, name, convert(item, values[name]) if name in values else item.default)

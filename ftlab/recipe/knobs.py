@@ -61,6 +61,8 @@ def _typed(item: Knob, value: Any) -> Any:
         f"{item.name}={value!r}: expected {_KIND_WORDS[_kind(item)]}, found {type(value).__name__}."
     )
     kind = _kind(item)
+    if isinstance(value, (dict, bool)) and type(value).__name__ in item.kind:
+        return value
     if kind == "bool":
         words = {"true": True, "false": False}
         value = words.get(value.lower(), value) if isinstance(value, str) else value
@@ -85,7 +87,7 @@ def _typed(item: Knob, value: Any) -> Any:
     return int(number) if kind == "int" else number
 
 
-_KIND_WORDS = {"bool": "true or false", "str": "text", "int": "a whole number", "float": "a number"}
+_KIND_WORDS = {"str": "text", "bool": "true or false", "int": "a whole number", "float": "a number"}
 
 
 def _kind(item: Knob) -> str:

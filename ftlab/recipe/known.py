@@ -9,23 +9,28 @@ from typing import Any
 from ftlab.errors import RecipeError
 from ftlab.recipe.knobs import Knob
 
-# Keys that LLaMA-Factory does not know: written only where they change something.
+# Keys that LLaMA-Factory does not know, or (train_sampling_strategy, which is transformers 5's) not
+# with every transformers it runs on: written only where they change something.
 EXTENSIONS = (
     "truncation_strategy", "init_lora_weights", "num_virtual_tokens", "bottleneck_size",
     "export_format", "precompute_ref_log_probs", "reward_funcs", "kl_coef", "cliprange",
-    "num_generations",
+    "num_generations", "train_sampling_strategy",
 )  # fmt: skip
+
+# Switches that are values of one key now: transformers 4's, and LLaMA-Factory's own.
+RENAMED = {
+    "group_by_length": ("train_sampling_strategy", "group_by_length"),
+    "disable_shuffling": ("train_sampling_strategy", "sequential"),
+}
 
 # LLaMA-Factory's keys that are read and change nothing here, with the sentence that says so.
 NO_EFFECT = {
     "overwrite_cache": "overwrite_cache: no effect here, ftlab keeps no tokenized cache.",
     "preprocessing_num_workers": "preprocessing_num_workers: no effect, one process encodes.",
-    "ddp_timeout": "ddp_timeout: no effect here, this run is one process.",
     "infer_backend": "infer_backend: no effect here, ftlab generates with transformers.",
     "include_num_input_tokens_seen": "include_num_input_tokens_seen: tokens are always counted.",
     "trust_remote_code": "trust_remote_code: ftlab never runs code from a model folder.",
     "use_fast_tokenizer": "use_fast_tokenizer: no effect here, tokenizers are always fast ones.",
-    "flash_attn": "flash_attn: no effect here, PyTorch's own attention (sdpa) is used.",
 }
 
 # Known keys of features that this version lacks; they pass only when they switch the feature off.
@@ -33,10 +38,7 @@ LACKING = {
     "BCO": "pref_bco_weight",
     "LLaMA Pro": "use_llama_pro",
     "other SFT losses": "use_dft_loss use_asft_loss use_eaft_loss asft_alpha eaft_alpha",
-    "Unsloth": "use_unsloth use_unsloth_gc",
-    "Liger kernels": "enable_liger_kernel",
     "LongLoRA": "shift_attn",
-    "DeepSpeed and FSDP": "deepspeed fsdp fsdp_config",
     "changing the vocabulary": "resize_vocab add_tokens add_special_tokens",
     "batch prediction": "do_predict predict_with_generate",
     "streaming data": "streaming tokenized_path",
@@ -52,6 +54,19 @@ LACKING = {
 }
 _LACKS = {key: feature for feature, keys in LACKING.items() for key in keys.split()}
 _OFF = (None, False, 0, "", "none", "no")
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with older switches under today's names; RecipeError where two of them are on."""
+    kept = {key: value for key, value in values.items() if key not in RENAMED}
+    for old, (key, value) in RENAMED.items():
+        switch = values.get(old)
+        if str(switch).lower() not in ("none", "false", "true"):
+            raise RecipeError(f"{old}={switch!r}: expected true or false.")
+        switch = str(switch).lower() == "true"
+        if switch and kept.setdefault(key, value) != value:
+            raise RecipeError(f"{old} and {key}={kept[key]!r}: two orders of the rows. Set one.")
+    return kept
 
 
 def check_keys(values: Mapping[str, Any], knobs: Mapping[str, Knob]) -> None:

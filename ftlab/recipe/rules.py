@@ -40,8 +40,10 @@ def check(recipe: Recipe, knobs: dict[str, Knob]) -> list[str]:
     _methods(recipe)
     _quantization(recipe)
     _optimizers(recipe)
+    _engine(recipe)
     if recipe.stage in (*PREFERENCE, *ONLINE):
         _preference(recipe)
+    _processes(recipe)
     return [*_notices(recipe), *_resting(recipe, knobs), *_resting_stage(recipe, knobs)]
 
 
@@ -171,6 +173,43 @@ def _optimizers(recipe: Recipe) -> None:
             )
 
 
+def _engine(recipe: Recipe) -> None:
+    if recipe.use_unsloth and (problem := beyond_unsloth(recipe)):
+        raise RecipeError(f"use_unsloth with {problem}. Remove one of the two.")
+    if recipe.use_unsloth_gc and recipe.finetuning_type == "prefix_tuning":
+        raise RecipeError("prefix_tuning: does not work with use_unsloth_gc. Set it false.")
+
+
+def beyond_unsloth(recipe: Recipe) -> str | None:
+    """What of a recipe is not trained with Unsloth here, in words; None where all is."""
+    full = recipe.finetuning_type == "full"
+    copied = full and recipe.stage == "dpo" and recipe.pref_loss not in REFERENCE_FREE
+    quantized = recipe.quantization_bit is not None
+    odd = (recipe.quantization_bit, recipe.quantization_method, recipe.quantization_type,
+           recipe.double_quantization) != (4, "bnb", "nf4", True)  # fmt: skip
+    faults = (
+        (recipe.stage not in ("pt", "sft", "dpo"),
+         f"stage={recipe.stage}: it trains stages pt, sft and dpo here"),
+        (recipe.finetuning_type not in ("lora", "full"),
+         f"finetuning_type={recipe.finetuning_type}: it trains lora and full"),
+        (quantized and odd, "another quantization: it knows 4 bits, bnb, nf4, doubly quantized"),
+        (recipe.use_dora, "use_dora: its LoRA kernels do not know DoRA"),
+        (recipe.pissa_init or recipe.init_lora_weights != "default",
+         "another start of LoRA: pissa_init and init_lora_weights are PEFT's"),
+        (recipe.additional_target, "additional_target: it trains LoRA's matrices alone here"),
+        (recipe.adapter_name_or_path,
+         "adapter_name_or_path: merge that adapter first (ftlab export) and train the result"),
+        (recipe.ref_model, "ref_model: a second model would come without its kernels"),
+        (copied and not recipe.precompute_ref_log_probs,
+         "stage=dpo and full: the reference would be a second model, which "
+         "precompute_ref_log_probs: true avoids"),
+        (recipe.rope_scaling, "rope_scaling: it scales by itself, otherwise"),
+        (recipe.enable_liger_kernel, "enable_liger_kernel: both bring kernels for the same layers"),
+        (recipe.torch_compile, "torch_compile: it compiles by itself"),
+    )  # fmt: skip
+    return next((why for fault, why in faults if fault), None)
+
+
 def _preference(recipe: Recipe) -> None:
     stage, method = recipe.stage, recipe.finetuning_type
     if method in PROMPTS:
@@ -212,6 +251,46 @@ def _preference(recipe: Recipe) -> None:
         raise RecipeError(f"pref_beta=0: nothing is learned with pref_loss={loss}. Choose 0.1.")
 
 
+def _processes(recipe: Recipe) -> None:
+    on = [key for key in ("fsdp", "deepspeed") if getattr(recipe, key)]
+    if len(on) > 1:
+        raise RecipeError("fsdp and deepspeed: each shards the model in its own way. Set one.")
+    if recipe.fsdp_config and not recipe.fsdp:
+        raise RecipeError("fsdp_config: belongs to fsdp, which is off. Set fsdp: true.")
+    for key in on:
+        sharded(recipe, key)
+
+
+def sharded(recipe: Recipe, key: str) -> None:
+    """RecipeError for what ftlab cannot train on a sharded model; ``key`` is fsdp or deepspeed."""
+    stage, method = recipe.stage, recipe.finetuning_type
+    free = stage == "dpo" and recipe.pref_loss in REFERENCE_FREE
+    if stage in ONLINE:
+        raise RecipeError(f"{key}: stage {stage} samples answers in one process. Remove the key.")
+    if stage not in ("pt", "sft", "rm") and not free:
+        raise RecipeError(
+            f"{key}: stage {stage} needs a whole reference model beside the sharded one. Remove "
+            "the key (DDP), or use stage dpo with pref_loss orpo or simpo."
+        )
+    if recipe.quantization_bit is not None:
+        raise RecipeError(
+            f"{key} and quantization_bit={recipe.quantization_bit}: quantized weights are not "
+            "sharded here. Set one: QLoRA with DDP, or 16-bit weights in parts."
+        )
+    if method not in ("full", "freeze", "lora"):
+        raise RecipeError(f"{key}: trains full, freeze or lora, and finetuning_type is {method}.")
+    special = {
+        "use_dora": recipe.use_dora, "pissa_init": recipe.pissa_init,
+        "init_lora_weights": recipe.init_lora_weights in ("olora", "loftq"),
+        "loraplus_lr_ratio": recipe.loraplus_lr_ratio is not None,
+        "optim": not recipe.optim.startswith("adamw_torch"),
+        **{name: getattr(recipe, name) for name in OPTIMIZERS},
+    }  # fmt: skip
+    for name, on in special.items():
+        if on:
+            raise RecipeError(f"{key} and {name}: not together. Remove one of the two.")
+
+
 # Which stage reads a key, and with which pref_loss.
 STAGE_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "pref_loss": (("dpo",), ()),
@@ -227,6 +306,7 @@ STAGE_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ref_model_adapters": (("dpo", "kto", *ONLINE), ()),
     "ref_model_quantization_bit": (("dpo", "kto", *ONLINE), ()),
     "lora_dropout": (("pt", "sft", "rm"), ()),
+    "train_sampling_strategy": (("pt", "sft", *PREFERENCE), ()),
     # An answer drawn from a part of the distribution is not the policy's own.
     **dict.fromkeys(("top_k", "top_p", "repetition_penalty"), (("pt", "sft", *PREFERENCE), ())),
 }
@@ -246,6 +326,11 @@ def _resting_stage(recipe: Recipe, knobs: dict[str, Knob]) -> Iterator[str]:
 
 
 def _notices(recipe: Recipe) -> Iterator[str]:
+    windows = recipe.neat_packing or (
+        recipe.packing is not False if recipe.stage == "pt" else recipe.packing
+    )
+    if recipe.train_sampling_strategy == "group_by_length" and windows:
+        yield "group_by_length: no effect with packing, whose windows are of one length."
     if recipe.stage == "ppo" and not recipe.kl_coef and recipe.ppo_target:
         yield "kl_coef=0: KL costs nothing, and ppo_target, which scales it, changes nothing."
     if recipe.packing and recipe.stage == "sft" and not recipe.neat_packing:
@@ -268,10 +353,24 @@ def _notices(recipe: Recipe) -> Iterator[str]:
             "ld_alpha: weighs the tail of the reference's log-probabilities too, as in the paper "
             "and in TRL; LLaMA-Factory weighs the policy's alone."
         )
+    if recipe.use_unsloth:
+        yield from _unsloth_notices(recipe)
     if recipe.use_badam:
         yield "use_badam: keeps its place in no checkpoint, so a stopped run starts anew."
     if recipe.use_galore and (recipe.weight_decay or recipe.adam_beta1 != 0.9):
         yield "use_galore: transformers passes it neither weight_decay nor Adam's betas."
+
+
+def _unsloth_notices(recipe: Recipe) -> Iterator[str]:
+    if not (recipe.use_unsloth_gc or recipe.gradient_checkpointing):
+        yield (
+            "use_unsloth: activations are kept, which is quickest; LLaMA-Factory would recompute "
+            "them. use_unsloth_gc: true does that, for long texts or little memory."
+        )
+    if recipe.flash_attn != "auto":
+        yield "flash_attn: no effect with use_unsloth, which chooses by itself."
+    if recipe.lora_dropout:
+        yield "lora_dropout: Unsloth's LoRA kernels are quickest without."
 
 
 def _resting(recipe: Recipe, knobs: dict[str, Knob]) -> Iterator[str]:
