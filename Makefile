@@ -18,8 +18,10 @@ help:  ## this list
 lab: $(VENV)/.ready-lab  ## open the course in JupyterLab
 	@$(VENV)/bin/ftlab lab
 
+# Two processes share the files, each computes in one thread: threads that wait for
+# a core that another process holds would cost more than they bring.
 test: $(VENV)/.ready-test  ## tests, and every notebook from top to bottom
-	@$(PY) -m pytest
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 test-all: test  ## the same, and every notebook with its exercises solved
 	@$(PY) -m tools.notebooks solve
