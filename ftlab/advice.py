@@ -116,7 +116,7 @@ def _cards() -> Any:
 
 def _together(before: Estimate, single: list[Change]) -> Change | None:
     """Changes that are enough together: the one that saves most, then the next, and so on; then
-    without those that turn out not to be needed."""
+    without those that turn out not to be needed, the harshest first."""
     taken: list[dict[str, Any]] = []
     order = sorted(single, key=lambda one: one.needed)
     keys: set[str] = set()
@@ -127,12 +127,17 @@ def _together(before: Estimate, single: list[Change]) -> Change | None:
         keys |= set(one.changes)
         found = _tried(before, _joined(taken))
         if found is not None and found.fits:
-            return _pruned(before, taken, found)
+            mildest = [one.changes for one in single]
+            harshest = sorted(taken[:-1], key=mildest.index, reverse=True)
+            return _pruned(before, taken, harshest, found)
     return None
 
 
-def _pruned(before: Estimate, taken: list[dict[str, Any]], found: Change) -> Change:
-    for one in list(taken[:-1]):
+def _pruned(
+    before: Estimate, taken: list[dict[str, Any]], order: list[dict[str, Any]], found: Change
+) -> Change:
+    """Without what is not needed, tried in this order."""
+    for one in order:
         fewer = [other for other in taken if other is not one]
         again = _tried(before, _joined(fewer))
         if again is not None and again.fits:

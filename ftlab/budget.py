@@ -18,7 +18,7 @@ COLORS = {
     "optimizer": PALETTE[4], "gradients": PALETTE[1], "activations": PALETTE[2],
     "logits": "#6fb29b", "CUDA context": PALETTE[5],
 }  # fmt: skip
-ROW, LEFT, BAR = 26, 132, 14
+ROW, LEFT, BAR = 26, 164, 14
 
 
 def budget(estimates: Estimate | Sequence[Estimate], *, width: int = 640) -> Picture:
@@ -64,7 +64,7 @@ def _bar(run: Estimate, top: float, scale: float) -> str:
 def _label(run: Estimate) -> str:
     bits = f" {run.recipe.quantization_bit} bits" if run.recipe.quantization_bit else ""
     label = f"{run.model} {run.recipe.finetuning_type}{bits}"
-    return label if len(label) < 22 else label[:20] + "…"
+    return label if len(label) < 26 else label[:24] + "…"
 
 
 def _card(size: int, shown: Sequence[int], bottom: float, scale: float) -> str:
@@ -72,7 +72,7 @@ def _card(size: int, shown: Sequence[int], bottom: float, scale: float) -> str:
     at = LEFT + size * scale
     before = [LEFT + other * scale for other in shown if other < size]
     line = f'<path d="M{at:.1f} 6V{bottom + 2:g}" stroke="{GRID}" stroke-width="1.5"/>'
-    if before and at - before[-1] < 30:
+    if before and at - before[-1] < 36:
         return line
     return line + text(at, bottom + 14, f"{size} GB", MUTED, "middle")
 

@@ -1,7 +1,7 @@
 """What a batch computes and what of it counts: the order of the rows, padding, packing.
 
 A batch is a rectangle: its shorter rows are padded to its longest, and a model computes padding as
-it computes tokens. Taught in notebooks/17_fast_on_one_gpu.ipynb.
+it computes tokens. Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations

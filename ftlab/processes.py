@@ -1,7 +1,7 @@
 """Several processes that train one model: who speaks, who writes, and what they agree on.
 
 `torchrun` and `accelerate launch` start the processes; each sees its part of every batch, and the
-first of them writes the run folder. Taught in notebooks/18_several_processes.ipynb.
+first of them writes the run folder. Taught in notebooks/18_beyond_one_gpu.ipynb.
 """
 
 from __future__ import annotations

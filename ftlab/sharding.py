@@ -2,7 +2,7 @@
 
 With DDP every process holds the whole model. Sharded, each holds a part of its optimizer state
 (ZeRO-1), of its gradients too (ZeRO-2), of its weights too (ZeRO-3, FSDP). (Rajbhandari et al.
-2020, ZeRO; Zhao et al. 2023, PyTorch FSDP.) Taught in notebooks/18_several_processes.ipynb.
+2020, ZeRO; Zhao et al. 2023, PyTorch FSDP.) Taught in notebooks/18_beyond_one_gpu.ipynb.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 # What each way divides among the processes.
 DIVIDED = {
     "ddp": (), "zero1": ("optimizer",), "zero2": ("optimizer", "gradients"),
-    "zero3": ("optimizer", "gradients", "weights"), "fsdp": ("optimizer", "gradients", "weights"),
+    "zero3": ("optimizer", "gradients", "weights", "adapters"),
+    "fsdp": ("optimizer", "gradients", "weights", "adapters"),
 }  # fmt: skip
 # The words of fsdp as text (LLaMA-Factory, transformers before 5) and what they say in fsdp_config.
 WORDS: dict[str, dict[str, Any]] = {

@@ -276,6 +276,13 @@ def test_advice_makes_it_fit_and_says_what_each_change_saves():
     assert str(advice.best) in str(advice) and "saves" in advice._repr_html_()
 
 
+def test_advice_shortens_no_row_where_milder_changes_are_enough():
+    """A LoRA run for a T4 was told to cut its rows to 256 tokens, and not to recompute."""
+    chosen = ftlab.Recipe(cutoff_len=2048, per_device_train_batch_size=8)
+    best = ftlab.estimate(chosen, config="Llama-3.1-8B", device="T4").advice().best
+    assert best.changes["gradient_checkpointing"] and "cutoff_len" not in best.changes
+
+
 def test_no_advice_where_it_fits_or_where_nothing_helps():
     fits = ftlab.estimate(recipe(), config="Qwen3-0.6B", device="H200").advice()
     assert fits.best is None and "fits" in fits.headline()

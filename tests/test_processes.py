@@ -418,6 +418,9 @@ def test_bytes_of_one_process() -> None:
     ways = {how: sharding.bytes_per_process(parts, how, 8) for how in sharding.DIVIDED}
     each = {how: sum(found.values()) for how, found in ways.items()}
     assert each == {"ddp": 101, "zero1": 45, "zero2": 31, "zero3": 17, "fsdp": 17}
+    lora = {"weights": 16, "adapters": 8}  # an adapter's weights are weights
+    assert sharding.bytes_per_process(lora, "fsdp", 8) == {"weights": 2, "adapters": 1}
+    assert sharding.bytes_per_process(lora, "zero2", 8) == lora
     with pytest.raises(ftlab.RecipeError, match="choose one of ddp"):
         sharding.bytes_per_process(parts, "zero4", 8)
 
