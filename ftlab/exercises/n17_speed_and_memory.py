@@ -80,8 +80,8 @@ def best_fit(answer: Callable[[list[int], int], Any]) -> None:
     chance = random.Random(1)
     lengths = [chance.randint(1, 60) for _ in range(300)]
     count, least = len(answer(list(lengths), 100)), len(_reference(lengths, 100))
-    rows = "300 rows of 1 to 60 tokens, windows of 100"
-    expect(count <= least, "no more windows than best fit needs", given=rows, yours=count)
+    many = "300 rows of 1 to 60 tokens, windows of 100"
+    expect(count <= least, "no more windows than best fit needs", given=many, yours=count)
     expect(answer([], 10) == [], "no rows, no windows")
 
 
