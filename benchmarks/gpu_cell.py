@@ -304,10 +304,10 @@ def recipe_of(cell: Cell, steps: int) -> Any:
 
 def predicted(recipe: Any) -> Record | None:
     """What ftlab.estimate says of the recipe; None where this ftlab has none or cannot say."""
-    if importlib.util.find_spec("ftlab.estimate") is None:
+    if importlib.util.find_spec("ftlab.calculator") is None:
         return None
     try:
-        found = importlib.import_module("ftlab.estimate").estimate(recipe)
+        found = importlib.import_module("ftlab.calculator").estimate(recipe)
         return {"peak": found.peak, "seconds": found.seconds}
     except Exception as error:  # a prediction that fails is no reason to lose a measurement
         return {"error": f"{type(error).__name__}: {error}"[:200]}

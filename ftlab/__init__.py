@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ftlab.alignment.contests import win_rate as win_rate
     from ftlab.alignment.judges import judge as judge
     from ftlab.alignment.rewards import preference_accuracy as preference_accuracy
+    from ftlab.calculator import estimate as estimate
     from ftlab.chat import encode as encode
     from ftlab.data import Data as Data
     from ftlab.data import data_dir as data_dir
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from ftlab.data.doctor import diagnose as diagnose
     from ftlab.data.mix import mix as mix
     from ftlab.doctor import setup as setup
-    from ftlab.estimate import estimate as estimate
     from ftlab.evaluate import compare as compare
     from ftlab.evaluate import evaluate as evaluate
     from ftlab.exercises import check as check
@@ -82,7 +82,7 @@ _HOME = {
     "describe_adapters": "adapters.cards",
     "diagnose": "data.doctor",
     "encode": "chat",
-    "estimate": "estimate",
+    "estimate": "calculator",
     "evaluate": "evaluate",
     "export": "export",
     "generate": "generate",

@@ -142,7 +142,7 @@ def _doctor_recipe(options: argparse.Namespace) -> int:
     """0 where the run fits, 1 where it does not."""
     if not options.recipe:
         raise RecipeError("--device: goes with --recipe FILE.yaml, the run to look at.")
-    from ftlab.estimate import estimate
+    from ftlab.calculator import estimate
     from ftlab.recipe import Recipe
 
     found = estimate(Recipe.from_yaml(options.recipe), device=options.device)

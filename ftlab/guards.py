@@ -21,7 +21,8 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from ftlab import adapters, batches, checkpoints, fast, optimizers, padding, processes, sharding
+from ftlab import adapters, batches, checkpoints, optimizers, padding, processes, sharding
+from ftlab.engine import fast
 from ftlab.recipe import Recipe, rules
 from ftlab.run import Meter, Observer, Run
 

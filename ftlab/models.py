@@ -27,9 +27,10 @@ from transformers import (
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
-from ftlab import fast, quantize, rope
+from ftlab import quantize, rope
 from ftlab.base import untie
 from ftlab.data.registry import data_dir
+from ftlab.engine import fast
 from ftlab.errors import ModelError
 from ftlab.hardware import Choice as Choice
 from ftlab.hardware import attention, here, packages, pick_device, pick_dtype

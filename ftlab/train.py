@@ -24,11 +24,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ftlab import (
     adapters,
-    apart,
     batches,
     checkpoints,
     engine,
-    fast,
     optimizers,
     processes,
     sharding,
@@ -38,6 +36,7 @@ from ftlab.adapters.methods import split
 from ftlab.arguments import common_arguments, training_arguments
 from ftlab.base import base_record, check_base
 from ftlab.data import Data
+from ftlab.engine import apart, fast
 from ftlab.errors import CheckpointError, RecipeError
 from ftlab.guards import Alarm, Guards, NotFinite, Recorder, Setup, interrupt_sets
 from ftlab.hardware import here, pick_device, precision, precision_notices

@@ -17,9 +17,10 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 import ftlab
-from ftlab import engine, fast, hardware
+from ftlab import engine, hardware
 from ftlab.arguments import common_arguments
 from ftlab.batches import PackedCollator
+from ftlab.engine import fast
 from ftlab.guards import NotFinite
 from ftlab.hardware import Hardware, precision, precision_notices
 from ftlab.train import CourseTrainer
@@ -313,7 +314,7 @@ def test_what_is_not_trained_with_unsloth_here_is_refused_in_the_recipe(keys, me
 
 
 def test_a_loaded_model_and_unsloth_exclude_each_other(tiny, monkeypatch):
-    monkeypatch.setattr(engine, "here", lambda: L4)
+    monkeypatch.setattr("ftlab.engine.pick.here", lambda: L4)
     with pytest.raises(ftlab.RecipeError, match="Unsloth loads the model itself"):
         ftlab.train(
             ftlab.Recipe(use_unsloth=True), ftlab.read("world_qa").take(8),
@@ -465,7 +466,7 @@ def test_the_command_line_imports_unsloth_first_and_needs_no_second_process(stan
             "use_unsloth": True, "output_dir": str(tmp_path / "out")}  # fmt: skip
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(keys))
     code = (
-        "import sys\nfrom ftlab import apart, cli\napart.run = None\n"
+        "import sys\nfrom ftlab import cli; from ftlab.engine import apart\napart.run = None\n"
         f"code = cli.main(['train', {str(tmp_path / 'train.yaml')!r}])\n"
         "import trl, unsloth\n"
         "assert trl.SFTTrainer.patched_by_unsloth and not unsloth.LATE\nsys.exit(code)"

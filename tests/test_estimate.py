@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import ftlab
-from ftlab import cards, cli, memory
+from ftlab import cli, memory
 from ftlab.adapters import adapt
-from ftlab.estimate import read_shapes
-from ftlab.ledger import Ledger
-from ftlab.rehearsal import Plan, _layers, _one_step, _optimizer
+from ftlab.calculator import cards
+from ftlab.calculator.ledger import Ledger
+from ftlab.calculator.shapes import read_shapes
+from ftlab.calculator.step import Plan, decoder_layers, stepper, take_step
 
 ROWS, LENGTH = 4, 64
 SMALL = {
@@ -56,10 +57,10 @@ def real(chosen, model):
             adapted.enable_input_require_grads()
     plan = Plan(ROWS, LENGTH, torch.float32, None, False, chosen.stage == "sft")
     with ledger:
-        update = _optimizer(adapted, chosen, ledger)
-        holder, name = _layers(adapted)
+        update = stepper(adapted, chosen, ledger)
+        holder, name = decoder_layers(adapted)
         layers = list(range(len(getattr(holder, name))))
-        _one_step(adapted, layers, update, chosen, plan, ledger)
+        take_step(adapted, layers, update, chosen, plan, ledger)
     return ledger.found()
 
 

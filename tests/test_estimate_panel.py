@@ -6,8 +6,8 @@ from html import escape
 from typing import Any
 
 import ftlab
-from ftlab import cards
-from ftlab.budget import budget, tutorials_table
+from ftlab.calculator import cards
+from ftlab.calculator.budget import budget, tutorials_table
 from ftlab.panels import estimate_panel
 from tests.widgets import check_shared
 

@@ -22,9 +22,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ftlab.adapters.methods import configuration
 from ftlab.arguments import common_arguments, training_arguments
+from ftlab.calculator.step import CHUNK
 from ftlab.guards import Guards, Recorder
 from ftlab.recipe import METHODS, Recipe
-from ftlab.rehearsal import CHUNK
 from ftlab.script import _SCRIPT_KEYS
 
 

@@ -21,10 +21,10 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from ftlab import fast
 from ftlab.adapters.folders import adapter_config
 from ftlab.adapters.methods import check, configuration, linear_layers, parts, split
 from ftlab.base import base_record
+from ftlab.engine import fast
 from ftlab.errors import RecipeError
 from ftlab.hardware import here, precision
 from ftlab.models import gives_scores, with_score

@@ -4,7 +4,8 @@ Every panel has a plain-function twin that gives the same figure:
 `ftlab.panel(recipe, data)` and `run = ftlab.train(recipe, data); run.plot()`.
 `ftlab.panels.chat_panel(model, tokenizer)` and `ftlab.generate(model, tokenizer, [messages])`.
 `ftlab.panels.data_panel(name)` and `ftlab.diagnose(name)`, `ftlab.encode(tokenizer, row)`.
-`ftlab.panels.estimate_panel(recipe)` and `ftlab.estimate(recipe)`, `ftlab.budget.budget(estimate)`.
+`ftlab.panels.estimate_panel(recipe)` and `ftlab.estimate(recipe)`,
+`ftlab.calculator.budget.budget(estimate)`.
 """
 
 from ftlab.panels.chat import ChatPanel

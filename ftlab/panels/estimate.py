@@ -1,7 +1,7 @@
 """The calculator's panel: turn a recipe's knobs and see whether it still fits on a card.
 
 A view only. Plain-function twins: `ftlab.estimate(recipe, config=..., device=...)`, its `advice()`,
-and `ftlab.budget.budget(estimate)`. Taught in notebooks/17_speed_and_memory.ipynb.
+and `ftlab.calculator.budget.budget(estimate)`. Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import ipywidgets as w
 
 import ftlab
-from ftlab.budget import budget, fits_table, tutorials_table
-from ftlab.cards import CARDS
+from ftlab.calculator.budget import budget, fits_table, tutorials_table
+from ftlab.calculator.cards import CARDS
 from ftlab.memory import SHAPES
 from ftlab.panels.data import Still
 from ftlab.panels.style import CSS

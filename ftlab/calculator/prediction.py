@@ -1,8 +1,8 @@
 """Bytes and seconds of a run before it starts: `ftlab.estimate(recipe)`.
 
-One step is rehearsed without contents (`ftlab.rehearsal`), so no formula stands behind the bytes:
-they are those of the real model class, adapters, loss and optimizer. Seconds are a floor by
-arithmetic: what has to be computed and moved, at rates that are measured here or a card's.
+One step is rehearsed without contents (`ftlab.calculator.rehearsal`), so no formula stands behind
+the bytes: they are those of the real model class, adapters, loss and optimizer. Seconds are a floor
+by arithmetic: what has to be computed and moved, at rates that are measured here or a card's.
 Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from html import escape
@@ -18,20 +17,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
 
-from ftlab import advice, memory
 from ftlab.arguments import loss_type
 from ftlab.batches import packs
-from ftlab.cards import CARDS, SPARE
-from ftlab.errors import EnvironmentProblem, ModelError, RecipeError
+from ftlab.calculator import advice
+from ftlab.calculator.cards import CARDS, SPARE
+from ftlab.calculator.ledger import COMPONENTS
+from ftlab.calculator.rehearsal import rehearse
+from ftlab.calculator.shapes import read_shapes
+from ftlab.calculator.speed import Device, card_device, here
+from ftlab.calculator.step import Plan, Trace
+from ftlab.errors import EnvironmentProblem, RecipeError
 from ftlab.hardware import Hardware, precision
-from ftlab.ledger import COMPONENTS
 from ftlab.memory import human
-from ftlab.models import model_folder
 from ftlab.recipe import Recipe
-from ftlab.rehearsal import Plan, Trace, rehearse
-from ftlab.speed import Device, card_device, here
 
 STAGES = ("pt", "sft")
 _traces: dict[tuple[str, str, Plan], Trace] = {}  # the newest MOST of them
@@ -124,7 +123,7 @@ class Estimate:
 
     @property
     def fits(self) -> list[Fit]:
-        """This run on each card of `ftlab.cards.CARDS`, in the precision of cards."""
+        """This run on each card of `ftlab.calculator.cards.CARDS`, in the precision of cards."""
         return [self.on(card).fit for card in CARDS]
 
     def on(self, device: str) -> Estimate:
@@ -181,8 +180,8 @@ def estimate(
     to be padded, so that attention has a mask. ``config`` says which
     shapes: a name in ``ftlab.memory.SHAPES``, a folder or file with a config.json, or a
     configuration; without it ``recipe.model_name_or_path`` does. Nothing is downloaded. ``device``
-    is a card of ``ftlab.cards.CARDS``, or None for this machine. ``name`` is what to call the
-    model. Raises RecipeError and ModelError.
+    is a card of ``ftlab.calculator.cards.CARDS``, or None for this machine. ``name`` is what to
+    call the model. Raises RecipeError and ModelError.
 
     >>> found = estimate(Recipe(quantization_bit=4), config="Llama-3.1-8B", device="RTX 4090")
     >>> found.parts["weights"] + found.parts["constants"] < 6e9
@@ -198,63 +197,6 @@ def estimate(
     plan = _plan(recipe, shapes, _device(device))
     known = name or (Path(str(source)).name if isinstance(source, str) else shapes.model_type)
     return Estimate(recipe, known, shapes, _device(device), plan, _trace(shapes, recipe, plan))
-
-
-def read_shapes(source: Any) -> Any:
-    """The configuration that a name, a folder, a file or a mapping gives; from this machine only.
-
-    Raises ModelError for a name that is neither here nor in ``ftlab.memory.SHAPES``.
-    """
-    if isinstance(source, PreTrainedConfig):
-        return source
-    if isinstance(source, Mapping):
-        values = dict(source)
-        try:
-            return AutoConfig.for_model(values.pop("model_type"), **values)
-        except (KeyError, ValueError) as error:
-            raise ModelError("the configuration names no model_type that is known.") from error
-    path = Path(model_folder(str(source))).expanduser()
-    file = path if path.suffix == ".json" else path / "config.json"
-    if file.is_file():
-        return _from_file(file)
-    if path.exists():
-        raise ModelError(f"{path}: no config.json here. Name a model's folder.")
-    return _named(str(source))
-
-
-def _from_file(file: Path) -> Any:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return AutoConfig.for_model(values.pop("model_type"), **values)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(
-            f"{file}: no configuration of a model that transformers knows ({error})."
-        ) from error
-
-
-def _named(name: str) -> Any:
-    """A shape of ours, or a model that was downloaded before."""
-    known = {_plain(shape): shape for shape in memory.SHAPES}
-    if _plain(name) in known:
-        return read_shapes(memory.SHAPES[known[_plain(name)]])
-    try:
-        return AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError):
-        near = get_close_matches(_plain(name), known, n=1, cutoff=0.5)
-        hint = f" Did you mean {known[near[0]]!r}?" if near else ""
-        raise ModelError(
-            f"{name!r}: its shapes are not on this machine, and nothing is downloaded for an "
-            f"estimate.{hint} Known: {', '.join(memory.SHAPES)}; or name a folder with a "
-            "config.json."
-        ) from None
-
-
-def _plain(name: str) -> str:
-    """The shape's part of a hub name: unsloth/Llama-3.1-8B-Instruct-bnb-4bit -> llama-3.1-8b."""
-    short = name.split("/")[-1].lower().removeprefix("meta-").removesuffix("-bnb-4bit")
-    for ending in ("-unsloth", "-instruct", "-chat", "-base", "-hf", "-it"):
-        short = short.removesuffix(ending)
-    return short
 
 
 def _device(name: str | None) -> Device:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from ftlab.cards import CARDS, TUTORIALS, TUTORIALS_SIZES, TUTORIALS_SOURCE
+from ftlab.calculator.cards import CARDS, TUTORIALS, TUTORIALS_SIZES, TUTORIALS_SOURCE
 from ftlab.memory import human
 from ftlab.svg import GRID, INK, MUTED, PALETTE, PAPER, Picture, text
 
 if TYPE_CHECKING:
-    from ftlab.estimate import Estimate
+    from ftlab.calculator.prediction import Estimate
 
 COLORS = {
     "weights": PALETTE[0], "constants": "#7aa9d4", "adapters": PALETTE[3],

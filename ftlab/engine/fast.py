@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ftlab import engine
+from ftlab.engine import pick
 from ftlab.errors import EnvironmentProblem, ModelError, RecipeError
 from ftlab.hardware import here, packages, pick_device
 
@@ -76,13 +76,13 @@ def wanted(name: str | Unsloth) -> Unsloth | None:
     """
     if isinstance(name, Unsloth):
         return name
-    if name not in engine.ENGINES:
-        raise ModelError(f"engine={name!r}: choose one of {', '.join(engine.ENGINES)}.")
+    if name not in pick.ENGINES:
+        raise ModelError(f"engine={name!r}: choose one of {', '.join(pick.ENGINES)}.")
     if name == "unsloth":
-        if problem := engine.lacks(here(), packages()):
+        if problem := pick.lacks(here(), packages()):
             raise EnvironmentProblem(f"engine='unsloth': {problem}")
-        engine.begin()
-    return Unsloth() if name == "unsloth" or (name == "auto" and engine.started()) else None
+        pick.begin()
+    return Unsloth() if name == "unsloth" or (name == "auto" and pick.started()) else None
 
 
 def for_recipe(recipe: Recipe) -> Unsloth:

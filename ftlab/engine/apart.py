@@ -1,8 +1,8 @@
 """A run in a process of its own: there Unsloth is imported first, and here its patches never are.
 
-The parent writes a folder with the recipe and the rows, starts ``python -m ftlab.apart FOLDER``,
-and reads the events that the child appends to a file in it: ``ftlab.train`` returns the same Run,
-tells the same observers and stops at the same word as a run in this process.
+The parent writes a folder with the recipe and the rows, starts this module on it with ``python
+-m``, and reads the events that the child appends to a file there: ``ftlab.train`` returns the same
+Run, tells the same observers and stops at the same word as a run in this process.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
     paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
     with (folder / OUTPUT).open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "ftlab.apart", str(folder)],
+            [sys.executable, "-m", "ftlab.engine.apart", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -233,9 +233,9 @@ def main(folder: Path) -> int:
     work = json.loads((folder / WORK).read_text(encoding="utf-8"))
     reporter = _Reporter(folder, work["parent"])
     try:
-        from ftlab import engine
+        from ftlab.engine.pick import begin
 
-        engine.begin()
+        begin()
         reporter.tell("end", reporter.state(_done(work, folder, reporter)))
     except errors.Error as error:
         reporter.tell("error", {"kind": type(error).__name__, "message": str(error)})

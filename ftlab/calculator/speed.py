@@ -14,9 +14,9 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from ftlab.cards import BANDWIDTH_SHARE, COMPUTE_SHARE, CONTEXT, LAUNCH, Card
+from ftlab.calculator.cards import BANDWIDTH_SHARE, COMPUTE_SHARE, CONTEXT, LAUNCH, Card
+from ftlab.calculator.ledger import Ledger, Operation
 from ftlab.hardware import pick_device, pick_dtype
-from ftlab.ledger import Ledger, Operation
 
 
 class Device(NamedTuple):

@@ -12,7 +12,7 @@ from ftlab.memory import human
 from ftlab.recipe import Recipe
 
 if TYPE_CHECKING:
-    from ftlab.estimate import Estimate
+    from ftlab.calculator.prediction import Estimate
 
 SHORTEST = 256  # tokens below which no shorter rows are advised
 
@@ -97,7 +97,7 @@ def candidates(recipe: Recipe, length: int) -> Iterator[dict[str, Any]]:
 
 def _tried(before: Estimate, changes: dict[str, Any]) -> Change | None:
     """The run with these changes; None where the recipe does not allow them."""
-    from ftlab.estimate import estimate
+    from ftlab.calculator.prediction import estimate
 
     device = before.device.name if before.device.name in _cards() else None
     try:
@@ -109,7 +109,7 @@ def _tried(before: Estimate, changes: dict[str, Any]) -> Change | None:
 
 
 def _cards() -> Any:
-    from ftlab.cards import CARDS
+    from ftlab.calculator.cards import CARDS
 
     return CARDS
 

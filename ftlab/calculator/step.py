@@ -1,15 +1,12 @@
-"""One training step rehearsed on tensors that have a shape and no contents: bytes and FLOPs.
+"""One training step on tensors that have a shape and no contents: what it holds and computes.
 
 The real model class, PEFT's real adapters, the real loss, backward pass and optimizer run under
-PyTorch's FakeTensorMode, while a ledger notes every storage that comes to life and dies. Two
-depths are rehearsed; what a deeper model needs more is that many times a layer.
+PyTorch's FakeTensorMode, while a ledger notes every storage that comes to life and dies.
 Taught in notebooks/17_speed_and_memory.ipynb.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -19,25 +16,19 @@ from unittest.mock import patch
 
 import torch
 from accelerate.utils import convert_outputs_to_fp32
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, masking_utils
+from transformers import masking_utils
 
 from ftlab import memory, optimizers
-from ftlab.adapters import adapt, is_adapter, unfrozen_names
+from ftlab.adapters import adapt, is_adapter
+from ftlab.calculator.ledger import Ledger, Operation
 from ftlab.errors import ModelError, RecipeError
-from ftlab.ledger import Ledger, Operation
-from ftlab.models import quiet_loading
 from ftlab.recipe import Recipe
 
 CHUNK = 256  # tokens whose logits TRL's chunked loss holds at a time
 FEW = 3  # of those chunks are rehearsed
-ENCODERS = ("Bert", "Electra", "Roberta")  # transformers builds these as causal models too
 
 
 class Plan(NamedTuple):
@@ -80,30 +71,7 @@ class Trace(NamedTuple):
         return Trace(held, operations)
 
 
-def rehearse(config: Any, recipe: Recipe, plan: Plan) -> Trace:
-    """The trace of one optimizer step, not the first, of a model with this configuration.
-
-    No weights are needed or made. Raises ModelError for a model that cannot be rehearsed and
-    RecipeError where the recipe does not fit it.
-    """
-    name = getattr(config, "model_type", type(config).__name__)
-    try:
-        with quiet_loading(), torch.device("meta"):
-            plain = AutoModelForCausalLM.from_config(config, dtype=plan.dtype)
-    except (ValueError, KeyError, AttributeError, ImportError) as error:
-        raise ModelError(f"{name}: transformers has no decoder of this kind.") from error
-    if type(plain).__name__.startswith(ENCODERS):
-        raise ModelError(f"{name}: an encoder. Name a decoder, such as Qwen3-0.6B.")
-    try:
-        return _extrapolated(plain, recipe, plan)
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise ModelError(
-            f"{name}: what its layers compute depends on the tokens (a mixture of experts?), so a "
-            "step cannot be rehearsed without them."
-        ) from error
-
-
-def _layers(model: Any) -> tuple[Any, str]:
+def decoder_layers(model: Any) -> tuple[Any, str]:
     """The module that holds the list of decoder layers, and the list's name in it."""
     depth = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
@@ -113,75 +81,7 @@ def _layers(model: Any) -> tuple[Any, str]:
     raise ModelError(f"{model.config.model_type}: no list of {depth} decoder layers found.")
 
 
-def _trained(recipe: Recipe, depth: int) -> range:
-    """The numbers of the layers whose own weights may train."""
-    count = recipe.freeze_trainable_layers
-    if recipe.finetuning_type != "freeze":
-        return range(depth)
-    return range(depth - count, depth) if count > 0 else range(-count)
-
-
-def _kinds(model: Any, layers: Any, trained: range) -> list[list[int]]:
-    """The numbers of the layers, those alike together, in the order in which they first come."""
-    groups: dict[Any, list[int]] = {}
-    types = getattr(model.config, "layer_types", None) or [None] * len(layers)
-    for i, layer in enumerate(layers):
-        shapes = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
-        groups.setdefault((shapes, types[i], i in trained), []).append(i)
-    return list(groups.values())
-
-
-def _extrapolated(plain: Any, recipe: Recipe, plan: Plan) -> Trace:
-    """The first and last layer of each kind; then with one layer more of each kind in turn."""
-    holder, name = _layers(plain)
-    layers, config = getattr(holder, name), plain.config
-    if recipe.finetuning_type == "freeze":
-        unfrozen_names(plain, recipe)  # RecipeError where those layers are not there
-    trained = _trained(recipe, len(layers))
-    kinds = _kinds(plain, layers, trained)
-
-    def trace(chosen: list[int]) -> Trace:
-        setattr(holder, name, torch.nn.ModuleList(layers[i] for i in chosen))
-        plain.config = _shorter(config, chosen)
-        made = _renumbered(copy.deepcopy(plain))
-        inside = sum(i in trained for i in chosen)
-        count = int(math.copysign(inside, recipe.freeze_trainable_layers or 1))
-        freeze = recipe.finetuning_type == "freeze"
-        part = recipe.replace(freeze_trainable_layers=count) if freeze else recipe
-        return _step(made, chosen, part, plan)
-
-    base = sorted({i for kind in kinds for i in (kind[0], kind[-1])})
-    total = first = trace(base)
-    for kind in kinds:
-        left = [i for i in kind if i not in base]
-        if left:
-            total = total.plus(len(left), first, trace(sorted([*base, left[0]])))
-    return total
-
-
-def _renumbered(model: Any) -> Any:
-    """The shortened model, whose parts know its configuration and their places in it."""
-    for module in model.modules():
-        if hasattr(module, "config"):
-            module.config = model.config
-    holder, name = _layers(model)
-    for i, layer in enumerate(getattr(holder, name)):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = i
-    return model
-
-
-def _shorter(config: Any, chosen: list[int]) -> Any:
-    config = copy.deepcopy(config)
-    types = getattr(config, "layer_types", None)
-    config.num_hidden_layers = len(chosen)
-    if types:
-        config.layer_types = [types[i] for i in chosen]
-    return config
-
-
-def _step(plain: Any, chosen: list[int], recipe: Recipe, plan: Plan) -> Trace:
+def trace_step(plain: Any, chosen: list[int], recipe: Recipe, plan: Plan) -> Trace:
     """Rehearse one step of this short model, whose optimizer has its state already."""
     # These only change the values that an adapter starts from, and want weights for it.
     recipe = recipe.replace(pissa_init=False, init_lora_weights="default")
@@ -202,12 +102,12 @@ def _step(plain: Any, chosen: list[int], recipe: Recipe, plan: Plan) -> Trace:
     if plan.chunked:
         inner.forward = MethodType(_chunked(ledger), inner)
     with mode, ledger, nullcontext() if plan.masked else _whole_rows():
-        update = _optimizer(model, recipe, ledger)
-        _one_step(model, chosen, update, recipe, plan, ledger)
+        update = stepper(model, recipe, ledger)
+        take_step(model, chosen, update, recipe, plan, ledger)
     return Trace(*ledger.found())
 
 
-def _one_step(
+def take_step(
     model: Any, chosen: list[int], update: Callable[[], Any], recipe: Recipe, plan: Plan,
     ledger: Ledger,
 ) -> None:  # fmt: skip
@@ -345,7 +245,7 @@ def _whole_rows() -> Iterator[None]:
 @contextmanager
 def _marked(model: Any, chosen: list[int], ledger: Ledger) -> Iterator[None]:
     """Inside, the ledger is told which layer is computed, forward and backward."""
-    holder, name = _layers(model)
+    holder, name = decoder_layers(model)
     layers, hooks = getattr(holder, name), []
 
     def comes(number: int) -> Callable[..., None]:
@@ -378,7 +278,7 @@ def _marked(model: Any, chosen: list[int], ledger: Ledger) -> Iterator[None]:
             hook.remove()
 
 
-def _optimizer(model: Any, recipe: Recipe, ledger: Ledger) -> Callable[[], Any]:
+def stepper(model: Any, recipe: Recipe, ledger: Ledger) -> Callable[[], Any]:
     """The recipe's optimizer with the state of earlier steps; call what is returned to step."""
     trained = [p for p in model.parameters() if p.requires_grad]
     ledger.component = "optimizer"

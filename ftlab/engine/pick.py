@@ -1,10 +1,9 @@
-"""Which engine trains: transformers and PEFT as they are, or with Unsloth's kernels.
+"""Choose the engine of a run, say why, and import Unsloth in time.
 
 Unsloth replaces parts of transformers, TRL and PEFT in its process when it is imported, and it has
 to come first. So a run that uses it happens in a process where ``begin`` was called before those
-libraries came in: the one of ``ftlab train``, or one of its own (``ftlab.apart``) when this one,
-such as a notebook's kernel, holds them already. Nothing here imports transformers.
-Taught in notebooks/17_speed_and_memory.ipynb.
+libraries came in: the one of ``ftlab train``, or one of its own (``ftlab.engine.apart``) when this
+one, such as a notebook's kernel, holds them already. Nothing here imports transformers.
 """
 
 from __future__ import annotations
