@@ -59,8 +59,8 @@ def main(names: list[str]) -> None:
     for name in names or PARTS:
         figures = import_module(f"benchmarks.{name}").measure()
         found[PARTS[name]] = found.get(PARTS[name], {}) | figures
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    tables.write(ROOT / "README.md", found)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        tables.write(ROOT / "README.md", found)
     print(tables.block(found))
 
 

@@ -75,7 +75,9 @@ def compared(chosen: ftlab.Recipe) -> dict[str, float]:
     """MB and seconds a step, predicted and measured."""
     predicted = ftlab.estimate(chosen)
     rows = ftlab.read("world_text").take(4000)
-    first = chosen.replace(model_name_or_path="tiny", per_device_train_batch_size=1, max_steps=2)
+    first = chosen.replace(
+        model_name_or_path="tiny", per_device_train_batch_size=1, max_steps=2, lora_rank=8
+    )
     ftlab.train(first, rows, save=False, quiet=True)
     give_back()
     before = memory("VmRSS")

@@ -25,7 +25,7 @@ LAYERS = 4
 GROWTH: dict[str, tuple[int, ...]] = {
     "cutoff_len": (64, 128, 256, 512, 1024),
     "per_device_train_batch_size": (2, 4, 8, 16, 32),
-    "lora_rank": (4, 16, 64, 256),
+    "lora_rank": (4, 16, 64, 128),  # the narrowest matrix has 128 outputs
     "layers": (2, 4, 8, 16),
 }
 
