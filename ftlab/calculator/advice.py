@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from html import escape
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from ftlab.errors import Error
@@ -62,14 +64,25 @@ class Advice:
         return f"<p>{escape(self.headline())}</p><ul>{lines}</ul>"
 
 
-def advise(before: Estimate) -> Advice:
-    """The changes that save memory, and the fewest that make the run fit on its device."""
-    tried = [_tried(before, changes) for changes in candidates(before.recipe, before.plan.length)]
+class Stopped(Exception):
+    """Nobody wants the advice any more."""
+
+
+Attempt = Callable[[dict[str, Any]], Change | None]  # what a run with these changes needs
+
+
+def advise(before: Estimate, stop: Event | None = None) -> Advice:
+    """The changes that save memory, and the fewest that make the run fit on its device.
+
+    That takes many estimates; raises Stopped before the next one when ``stop`` is set.
+    """
+    attempt = partial(_tried, before, stop or Event())
+    tried = map(attempt, candidates(before.recipe, before.plan.length))
     single = [one for one in tried if one is not None and one.needed < before.needed]
     if before.fit.verdict != "too large":
         return Advice(before, single, None)
     enough = [one for one in single if one.fits]
-    return Advice(before, single, enough[0] if enough else _together(before, single))
+    return Advice(before, single, enough[0] if enough else _together(attempt, single))
 
 
 def candidates(recipe: Recipe, length: int) -> Iterator[dict[str, Any]]:
@@ -95,10 +108,12 @@ def candidates(recipe: Recipe, length: int) -> Iterator[dict[str, Any]]:
         yield {"cutoff_len": length}
 
 
-def _tried(before: Estimate, changes: dict[str, Any]) -> Change | None:
+def _tried(before: Estimate, stop: Event, changes: dict[str, Any]) -> Change | None:
     """The run with these changes; None where the recipe does not allow them."""
     from ftlab.calculator.prediction import estimate
 
+    if stop.is_set():
+        raise Stopped
     device = before.device.name if before.device.name in _cards() else None
     try:
         recipe = before.recipe.replace(**changes)
@@ -114,7 +129,7 @@ def _cards() -> Any:
     return CARDS
 
 
-def _together(before: Estimate, single: list[Change]) -> Change | None:
+def _together(attempt: Attempt, single: list[Change]) -> Change | None:
     """Changes that are enough together: the one that saves most, then the next, and so on; then
     without those that turn out not to be needed, the harshest first."""
     taken: list[dict[str, Any]] = []
@@ -125,21 +140,21 @@ def _together(before: Estimate, single: list[Change]) -> Change | None:
             continue  # a stronger change of the same key is in already
         taken.append(one.changes)
         keys |= set(one.changes)
-        found = _tried(before, _joined(taken))
+        found = attempt(_joined(taken))
         if found is not None and found.fits:
             mildest = [one.changes for one in single]
             harshest = sorted(taken[:-1], key=mildest.index, reverse=True)
-            return _pruned(before, taken, harshest, found)
+            return _pruned(attempt, taken, harshest, found)
     return None
 
 
 def _pruned(
-    before: Estimate, taken: list[dict[str, Any]], order: list[dict[str, Any]], found: Change
+    attempt: Attempt, taken: list[dict[str, Any]], order: list[dict[str, Any]], found: Change
 ) -> Change:
     """Without what is not needed, tried in this order."""
     for one in order:
         fewer = [other for other in taken if other is not one]
-        again = _tried(before, _joined(fewer))
+        again = attempt(_joined(fewer))
         if again is not None and again.fits:
             taken, found = fewer, again
     return found

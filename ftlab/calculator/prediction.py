@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from html import escape
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import torch
@@ -130,9 +131,13 @@ class Estimate:
         """The same run on another device."""
         return estimate(self.recipe, config=self.config, device=device, name=self.model)
 
-    def advice(self, device: str | None = None) -> advice.Advice:
-        """What to change in the recipe so that it fits: each change that saves, with its saving."""
-        return advice.advise(self if device is None else self.on(device))
+    def advice(self, device: str | None = None, stop: Event | None = None) -> advice.Advice:
+        """What to change in the recipe so that it fits: each change that saves, with its saving.
+
+        Takes a second an estimate; raises ``advice.Stopped`` between two of them once ``stop`` is
+        set.
+        """
+        return advice.advise(self if device is None else self.on(device), stop)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Component, size and share, as text."""

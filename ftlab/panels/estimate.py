@@ -14,6 +14,7 @@ from typing import Any
 import ipywidgets as w
 
 import ftlab
+from ftlab.calculator.advice import Stopped
 from ftlab.calculator.budget import budget, fits_table, tutorials_table
 from ftlab.calculator.cards import CARDS
 from ftlab.memory import SHAPES
@@ -97,9 +98,10 @@ class EstimatePanel:
             self.estimate = ftlab.estimate(recipe, config=shapes, device=here, name=model)
             self.advice = None
             self._draw()
-            if not stop.is_set():
-                self.advice = self.estimate.advice()
-                self._draw()
+            self.advice = self.estimate.advice(stop=stop)
+            self._draw()
+        except Stopped:
+            pass  # a knob was turned meanwhile
         except ftlab.Error as error:
             self.estimate = self.advice = None
             self._figures.value = ""
@@ -113,7 +115,7 @@ class EstimatePanel:
         advice = words or self.advice._repr_html_()
         self._figures.value = (
             f"{budget(found, width=620).svg}<div class='ftlab-help'>{advice}</div>"
-            f"{fits_table(found)}{tutorials_table()}"
+            f"{fits_table(found)}<br>{tutorials_table()}"
         )
 
     def _build(self, device: str) -> None:
@@ -143,7 +145,7 @@ class EstimatePanel:
             control.add_class("ftlab-control")
             control.observe(lambda _: self._worker.request(), names="value")
         self._status, self._figures = w.HTML(), w.HTML()
-        left = w.VBox(list(self.controls.values()), layout=w.Layout(flex="0 0 270px"))
+        left = w.VBox(list(self.controls.values()), layout=w.Layout(flex="0 0 310px"))
         left.add_class("ftlab-controls")
         right = w.VBox([self._status, self._figures], layout=w.Layout(flex="1 1 0", min_width="0"))
         body = w.HBox([left, right], layout=w.Layout(width="100%"))
