@@ -1,7 +1,7 @@
 """How time and memory grow with length, rows, rank and depth: measured, and by the calculator.
 
-Each point is a fresh process (`python -m benchmarks.growth FOLDER KEYS`, KEYS a recipe's as JSON)
-that holds its tensors and no more (see `benchmarks.estimate`).
+Each point is two fresh processes (`python -m benchmarks.growth FOLDER KEYS`, KEYS a recipe's as
+JSON), one for the memory and one for the seconds (see `benchmarks.estimate.twice`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import ftlab
-from benchmarks.estimate import STEPS, compared
-from benchmarks.measuring import fresh
+from benchmarks.estimate import STEPS, compared, twice
 from ftlab.models import quiet_loading
 
 MIDDLE = {"cutoff_len": 128, "per_device_train_batch_size": 8, "lora_rank": 16}
@@ -63,9 +62,7 @@ def measure() -> dict[str, dict[str, float]]:
             for value in values:
                 path = models[value if knob == "layers" else LAYERS]
                 keys = json.dumps({} if knob == "layers" else {knob: value})
-                results[f"{knob}={value}"] = fresh(
-                    "benchmarks.growth", path, keys, MALLOC_MMAP_THRESHOLD_="65536"
-                )
+                results[f"{knob}={value}"] = twice("benchmarks.growth", path, keys)
     return results
 
 
