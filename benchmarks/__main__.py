@@ -26,7 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "cpu.json"
 PARTS = {
     **dict.fromkeys(("startup", "step", "panel", "data", "merge", "serve"), "results"),
     "methods": "methods", "stages": "stages", "rollouts": "stages", "reference": "reference",
-    "estimate": "estimate", "growth": "growth",
+    "estimate": "estimate",
 }  # fmt: skip
 
 

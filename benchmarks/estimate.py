@@ -107,26 +107,21 @@ def larger_model(folder: Path) -> str:
     return str(folder)
 
 
-def twice(*call: str) -> dict[str, float]:
-    """What a module of benchmarks prints about a run, from two fresh processes.
-
-    The memory of one in which every tensor of 64 kB and more goes back to the system when it is
-    freed, so that it holds its tensors and no more; the seconds, and as ``MB kept`` the memory, of
-    one that runs as it would anyway.
-    """
-    found = fresh(*call, MALLOC_MMAP_THRESHOLD_="65536")
-    kept = fresh(*call)
-    return found | {"MB kept": kept["MB"], "s": kept["s"]}
-
-
 def measure() -> dict[str, dict[str, float]]:
-    """Model and recipe -> MB and seconds a step, predicted and measured."""
+    """Model and recipe -> MB and seconds a step, predicted and measured.
+
+    Each recipe runs twice: once with every tensor of 64 kB and more given back to the system when
+    it is freed, so that the process holds its tensors and no more, and once as it would anyway.
+    """
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         models = {"tiny": model_folder("tiny"), "393 MB": larger_model(Path(folder) / "larger")}
         for model, path in models.items():
             for name in RECIPES:
-                results[f"{model}, {name}"] = twice("benchmarks.estimate", model, name, path)
+                call = ("benchmarks.estimate", model, name, path)
+                found = fresh(*call, MALLOC_MMAP_THRESHOLD_="65536")
+                kept = fresh(*call)
+                results[f"{model}, {name}"] = found | {"MB kept": kept["MB"], "s": kept["s"]}
     return results
 
 
