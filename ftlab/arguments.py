@@ -12,6 +12,7 @@ from typing import Any
 from trl import SFTConfig
 
 from ftlab import optimizers, sharding
+from ftlab.adapters.methods import split
 from ftlab.hardware import here, precision
 from ftlab.recipe import Recipe
 
@@ -74,6 +75,7 @@ def training_arguments(
 def loss_type(recipe: Recipe, vocabulary: int) -> str:
     """TRL's name of how the loss is computed. Its default is in chunks, which saves memory with a
     vocabulary of 150,000 tokens and costs time with one of 2,000; Unsloth and Liger have kernels
-    for that."""
+    for that, and an adapter on the output layer needs whole logits."""
     kernels = recipe.use_unsloth or recipe.enable_liger_kernel
-    return "chunked_nll" if vocabulary > 32_000 and not kernels else "nll"
+    adapted = "lm_head" in [*split(recipe.lora_target), *split(recipe.oft_target)]
+    return "chunked_nll" if vocabulary > 32_000 and not (kernels or adapted) else "nll"

@@ -202,6 +202,15 @@ def test_shares_are_numbers():
     assert recipe.shares == [0.7, 0.3] and Recipe().shares is None
 
 
+def test_checkpointing_is_switched_off_by_llama_factorys_key_too():
+    assert not Recipe(disable_gradient_checkpointing=True).gradient_checkpointing
+    assert Recipe(gradient_checkpointing=True, disable_gradient_checkpointing=False).to_dict()[
+        "gradient_checkpointing"
+    ]
+    with pytest.raises(RecipeError, match="contradict each other. Set one"):
+        Recipe(gradient_checkpointing=True, disable_gradient_checkpointing=True)
+
+
 def test_no_key_is_in_two_tables():
     assert not set(KNOBS) & set(NO_EFFECT) and not (set(KNOBS) | set(NO_EFFECT)) & set(_LACKS)
 

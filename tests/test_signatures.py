@@ -21,7 +21,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ftlab.adapters.methods import configuration
-from ftlab.arguments import common_arguments, training_arguments
+from ftlab.arguments import common_arguments, loss_type, training_arguments
 from ftlab.calculator.step import CHUNK
 from ftlab.guards import Guards, Recorder
 from ftlab.recipe import METHODS, Recipe
@@ -34,6 +34,14 @@ def parameters(function):
 
 def fields(config):
     return {f.name for f in dataclasses.fields(config) if f.init}
+
+
+def test_an_adapter_on_the_output_layer_gets_whole_logits():
+    """TRL computes the loss in chunks from the layer's own weight, past an adapter on it."""
+    assert loss_type(Recipe(), 150_000) == "chunked_nll"
+    assert loss_type(Recipe(), 2_000) == "nll"
+    assert loss_type(Recipe(lora_target="q_proj, lm_head"), 150_000) == "nll"
+    assert loss_type(Recipe(finetuning_type="oft", oft_target="lm_head"), 150_000) == "nll"
 
 
 def test_sft_config_takes_every_argument_we_pass():

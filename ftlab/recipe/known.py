@@ -21,6 +21,7 @@ EXTENSIONS = (
 RENAMED = {
     "group_by_length": ("train_sampling_strategy", "group_by_length"),
     "disable_shuffling": ("train_sampling_strategy", "sequential"),
+    "disable_gradient_checkpointing": ("gradient_checkpointing", False),
 }
 
 # LLaMA-Factory's keys that are read and change nothing here, with the sentence that says so.
@@ -65,7 +66,7 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
             raise RecipeError(f"{old}={switch!r}: expected true or false.")
         switch = str(switch).lower() == "true"
         if switch and kept.setdefault(key, value) != value:
-            raise RecipeError(f"{old} and {key}={kept[key]!r}: two orders of the rows. Set one.")
+            raise RecipeError(f"{old} and {key}={kept[key]!r} contradict each other. Set one.")
     return kept
 
 
