@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Qwen3Config, Qwen3ForCausalLM
 
 import ftlab
-from benchmarks.measuring import RunClock, fresh, median_step, memory
+from benchmarks.measuring import fresh, memory
 from ftlab import batches
 from ftlab.adapters import adapt
 from ftlab.models import model_folder, quiet_loading
@@ -39,7 +38,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "bottleneck": {"finetuning_type": "bottleneck"},
 }
 LARGE = ("full", "lora", "qlora")  # on the shape of Qwen3-0.6B
-WARM = 2
 ROUNDS = 3  # of the small model, whose steps are short: the machine's speed moves between them
 
 
@@ -51,9 +49,8 @@ def recipe(method: str, folder: str, small: bool) -> ftlab.Recipe:
     )  # fmt: skip
 
 
-def bare(settings: ftlab.Recipe) -> tuple[list[float], list[float]]:
-    """The ends of the steps of a loop with nothing in it but the training, by the clock on the
-    wall and by the processor's."""
+def bare(settings: ftlab.Recipe) -> list[float]:
+    """Seconds of each step of a loop with nothing in it but the training."""
     tokenizer = ftlab.load("tiny")[1]
     quantized = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
@@ -71,35 +68,33 @@ def bare(settings: ftlab.Recipe) -> tuple[list[float], list[float]]:
     windows = torch.tensor(batches.dataset(tokenizer, rows, settings)[0]["input_ids"][:-1])
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
-    size, ends, worked = settings.per_device_train_batch_size, [], []
+    size, times = settings.per_device_train_batch_size, []
     mask = torch.ones(size, windows.shape[1], dtype=torch.long)
     for _ in range(settings.max_steps):
+        began = time.perf_counter()
         batch = windows[torch.randint(len(windows), (size,))]
         loss = model(input_ids=batch, attention_mask=mask, labels=batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        ends.append(time.perf_counter())
-        worked.append(time.process_time())
-    return ends, worked
+        times.append(time.perf_counter() - began)
+    return times
 
 
-def through_ftlab(settings: ftlab.Recipe) -> tuple[list[float], list[float]]:
-    """The same of ftlab.train."""
-    rows, clock = ftlab.read("world_text").take(2000), RunClock()
-    run = ftlab.train(settings, rows, save=False, quiet=True, observers=[clock])
-    return [record["seconds"] for record in run.history], clock.times
+def through_ftlab(settings: ftlab.Recipe) -> list[float]:
+    """Seconds of each step of ftlab.train, read from the history of the run."""
+    rows = ftlab.read("world_text").take(2000)
+    run = ftlab.train(settings, rows, save=False, quiet=True)
+    clock = [0.0, *(record["seconds"] for record in run.history)]
+    return [after - before for before, after in zip(clock, clock[1:], strict=False)]
 
 
 def cell(side: str, method: str, folder: str) -> dict[str, float]:
-    """Median step in ms on the wall, the processor's for the fastest step, and peak memory in MB
-    of this process, its libraries included. Steps are alike: what makes one slower than the
-    fastest comes from outside."""
+    """Median step in ms and peak memory in MB of this process, its libraries included."""
     small = folder == model_folder("tiny")
-    ends, worked = {"bare": bare, "ftlab": through_ftlab}[side](recipe(method, folder, small))
-    fastest = min(after - before for before, after in pairwise(worked[WARM - 1 :]))
-    return {"ms": 1000 * median_step(ends, WARM), "cpu ms": 1000 * fastest, "MB": memory()}
+    times = {"bare": bare, "ftlab": through_ftlab}[side](recipe(method, folder, small))
+    return {"ms": 1000 * statistics.median(times[2:]), "MB": memory()}
 
 
 def large_model(folder: Path) -> str:
@@ -116,7 +111,7 @@ def large_model(folder: Path) -> str:
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """Model and method -> ms a step and peak MB, with ratios to the bare loop."""
+    """Model and method -> ms a step (median) and peak MB, with ratios to the bare loop."""
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         sizes = (
