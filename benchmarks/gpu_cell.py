@@ -104,8 +104,10 @@ def compared(record: Record) -> Record:
 
 def first_of_all(system: str) -> None:
     """Import Unsloth where it is used: directly, or as ftlab does, with its settings."""
-    if system == "ftlab-unsloth" and importlib.util.find_spec("ftlab.engine"):
-        importlib.import_module("ftlab.engine").begin()
+    if system == "ftlab-unsloth":
+        from ftlab import engine
+
+        engine.begin()
     elif system.endswith("unsloth"):
         importlib.import_module("unsloth")
 
@@ -302,12 +304,12 @@ def recipe_of(cell: Cell, steps: int) -> Any:
     return Recipe(**values)
 
 
-def predicted(recipe: Any) -> Record | None:
-    """What ftlab.estimate says of the recipe; None where this ftlab has none or cannot say."""
-    if importlib.util.find_spec("ftlab.calculator") is None:
-        return None
+def predicted(recipe: Any) -> Record:
+    """What ftlab.estimate says of the recipe, or why it says nothing."""
+    import ftlab
+
     try:
-        found = importlib.import_module("ftlab.calculator").estimate(recipe)
+        found = ftlab.estimate(recipe)
         return {"peak": found.peak, "seconds": found.seconds}
     except Exception as error:  # a prediction that fails is no reason to lose a measurement
         return {"error": f"{type(error).__name__}: {error}"[:200]}

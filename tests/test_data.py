@@ -294,11 +294,7 @@ def test_a_bad_turn_is_refused_with_its_number(tmp_path: Path, row: Any, expecte
         (b"PAR1", "rows.parquet", "not readable (Parquet"),
         (b"x", "rows.xlsx", "unknown file type. Fix: ftlab knows .json"),
         (b"x", "rows.jsonl.gz", "not a whole gzip file (Not a gzipped file"),
-        (
-            gzip.compress(mtime=0, data=b'{"text": "a"}')[:-4],
-            "rows.json.gz",
-            "not a whole gzip file",
-        ),
+        (gzip.compress(b'{"text": "a"}', mtime=0)[:-4], "rows.json.gz", "not a whole gzip file"),
         (b"{}", "rows.json", "no known format; found []"),
         (b'{"Instruction": "q", "Output": "a"}', "rows.json", "rename 'Output' to 'output'"),
         (b'{"data": [{"text": "a"}]}', "rows.json", "no known format; found ['data']"),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import ftlab
 from ftlab import cli, memory
 from ftlab.adapters import adapt
 from ftlab.calculator import cards
+from ftlab.calculator.advice import Stopped
 from ftlab.calculator.ledger import Ledger
 from ftlab.calculator.shapes import read_shapes
 from ftlab.calculator.step import Plan, decoder_layers, stepper, take_step
@@ -282,6 +284,15 @@ def test_advice_shortens_no_row_where_milder_changes_are_enough():
     chosen = ftlab.Recipe(cutoff_len=2048, per_device_train_batch_size=8)
     best = ftlab.estimate(chosen, config="Llama-3.1-8B", device="T4").advice().best
     assert best.changes["gradient_checkpointing"] and "cutoff_len" not in best.changes
+
+
+def test_advice_ends_between_two_estimates_when_nobody_waits():
+    stop = Event()
+    found = ftlab.estimate(recipe(), config="Qwen3-0.6B", device="H200")
+    assert found.advice(stop=stop).single
+    stop.set()
+    with pytest.raises(Stopped):
+        found.advice(stop=stop)
 
 
 def test_no_advice_where_it_fits_or_where_nothing_helps():

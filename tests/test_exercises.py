@@ -181,15 +181,7 @@ def test_not_implemented_counts_as_not_attempted(double):
 @pytest.mark.parametrize(
     "answer",
     [lambda x: 2, lambda x: x, 0, "", [], False, [None]],
-    ids=[
-        "constant",
-        "identity",
-        "zero",
-        "no text",
-        "empty list",
-        "false",
-        "list of none",
-    ],
+    ids=["constant", "identity", "zero", "no text", "empty list", "false", "list of none"],
 )
 def test_attempts_are_not_taken_for_blanks(answer):
     assert not _is_blank(answer)

@@ -204,9 +204,8 @@ def test_shares_are_numbers():
 
 def test_checkpointing_is_switched_off_by_llama_factorys_key_too():
     assert not Recipe(disable_gradient_checkpointing=True).gradient_checkpointing
-    assert Recipe(gradient_checkpointing=True, disable_gradient_checkpointing=False).to_dict()[
-        "gradient_checkpointing"
-    ]
+    on = Recipe(gradient_checkpointing=True, disable_gradient_checkpointing=False)
+    assert on.gradient_checkpointing
     with pytest.raises(RecipeError, match="contradict each other. Set one"):
         Recipe(gradient_checkpointing=True, disable_gradient_checkpointing=True)
 

@@ -9,6 +9,7 @@ from html import escape
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from ftlab.calculator.cards import CARDS
 from ftlab.errors import Error
 from ftlab.memory import human
 from ftlab.recipe import Recipe
@@ -114,19 +115,13 @@ def _tried(before: Estimate, stop: Event, changes: dict[str, Any]) -> Change | N
 
     if stop.is_set():
         raise Stopped
-    device = before.device.name if before.device.name in _cards() else None
+    device = before.device.name if before.device.name in CARDS else None
     try:
         recipe = before.recipe.replace(**changes)
         after = estimate(recipe, config=before.config, device=device, name=before.model)
     except Error:
         return None
     return Change(changes, after.needed, after.fit.verdict != "too large")
-
-
-def _cards() -> Any:
-    from ftlab.calculator.cards import CARDS
-
-    return CARDS
 
 
 def _together(attempt: Attempt, single: list[Change]) -> Change | None:

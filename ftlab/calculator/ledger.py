@@ -1,7 +1,7 @@
 """A ledger of storages and operations, kept while PyTorch computes (with or without contents).
 
 It knows of every storage when it comes to life and when it is freed, and what each operation
-computes, reads and writes. Used by `ftlab.calculator.rehearsal`.
+computes, reads and writes. Used by `ftlab.calculator.step`.
 """
 
 from __future__ import annotations

@@ -111,6 +111,8 @@ def take_step(
     model: Any, chosen: list[int], update: Callable[[], Any], recipe: Recipe, plan: Plan,
     ledger: Ledger,
 ) -> None:  # fmt: skip
+    """Forward, backward and ``update``, in parts of which the ledger is told; ``chosen``: which
+    layers of the whole model these are."""
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.register_post_accumulate_grad_hook(ledger.is_gradient)

@@ -20,13 +20,11 @@ pytestmark = pytest.mark.skipif(
     browser.chromium() is None, reason="no Chromium on this machine (apt-get install chromium)"
 )
 
-RECIPE = ftlab.Recipe(model_name_or_path="Qwen3-0.6B", cutoff_len=512)
-CELL = """\
+KEYS = {"model_name_or_path": "Qwen3-0.6B", "cutoff_len": 512}
+RECIPE = ftlab.Recipe(**KEYS)
+CELL = f"""\
 import ftlab
-from ftlab.panels import estimate_panel
-panel = estimate_panel(
-    ftlab.Recipe(model_name_or_path="Qwen3-0.6B", cutoff_len=512), device="RTX 3060"
-)
+panel = ftlab.panels.estimate_panel(ftlab.Recipe(**{KEYS}), device="RTX 3060")
 panel"""
 
 

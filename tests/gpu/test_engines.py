@@ -203,10 +203,7 @@ def test_activations_kept_in_main_memory_leave_the_gpu_room(folder):
     ids=str,
 )
 def test_the_predicted_peak_is_within_15_percent_of_the_measured_one(folder, keys):
-    estimate = getattr(ftlab, "estimate", None)
-    if estimate is None:
-        pytest.skip("this version has no ftlab.estimate")
     recipe = ftlab.Recipe(model_name_or_path=folder, **STEPS, **keys, use_unsloth=False,
                           cutoff_len=1024, neat_packing=True)  # fmt: skip
     _, run = losses(recipe, rows(count=800))
-    assert estimate(recipe).peak == pytest.approx(run.summary["peak_memory_bytes"], rel=0.15)
+    assert ftlab.estimate(recipe).peak == pytest.approx(run.summary["peak_memory_bytes"], rel=0.15)
