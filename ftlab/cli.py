@@ -205,6 +205,9 @@ def _summary(run: Run) -> None:
         f"{run.status}: {run.summary['steps']} steps in {run.summary['seconds']:.1f} s, loss {fall}"
     )
     print(f"run folder: {run.folder}")
+    left = run.folder is not None and (run.folder / f"checkpoint-{run.summary['steps']}").is_dir()
+    if left and run.status in ("stopped", "interrupted"):
+        print(f"to go on: ftlab resume {run.folder}")
 
 
 def _chat(options: argparse.Namespace) -> int:
@@ -311,10 +314,12 @@ class Progress:
     """A progress bar on the terminal."""
 
     def on_start(self, run: Run) -> None:
-        """Open the bar at the run's number of steps."""
+        """Open the bar at the run's number of steps; one that goes on begins where it was."""
         from tqdm import tqdm
 
-        self.bar = tqdm(total=run.total_steps, unit="step", desc=run.name, file=sys.stderr)
+        done = int(run.history[-1]["step"]) if run.history else 0
+        bar = {"initial": done, "total": run.total_steps, "unit": "step", "desc": run.name}
+        self.bar = tqdm(**bar, file=sys.stderr)
 
     def on_log(self, run: Run, record: dict[str, float]) -> None:
         """Move it to the record's step and show the losses."""

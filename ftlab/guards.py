@@ -239,6 +239,9 @@ class Recorder(TrainerCallback):
             self.stop.set()
             control.should_training_stop = True
             control.should_log = True
+            # `ftlab resume` goes on from here.
+            keeps = args.save_strategy != "no" and optimizers.keeps_its_place(self.run.recipe)
+            control.should_save = control.should_save or keeps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Join what was measured to the record of its step, and tell the observers."""
@@ -251,8 +254,7 @@ class Recorder(TrainerCallback):
             history[-1].update(kept)  # the eval loss joins the record of its step
         else:
             self.meter.sample_memory()
-            tokens = int(processes.together(int(self.meter.tokens), "SUM"))
-            measured = {"seconds": self.meter.seconds(), "tokens": tokens}
+            measured = {"seconds": self.meter.seconds(), "tokens": self.meter.all_tokens()}
             history.append({"step": step, "epoch": state.epoch, **kept, **measured})
         for observer in self.observers:
             observer.on_log(self.run, history[-1])

@@ -44,11 +44,16 @@ def check(recipe: Recipe) -> None:
             )
 
 
-def check_resume(recipe: Recipe) -> None:
-    """CheckpointError for an optimizer that keeps no state to go on from."""
+def keeps_its_place(recipe: Recipe) -> bool:
+    """Whether a checkpoint holds all that the optimizer goes on from."""
     layerwise = recipe.use_galore and recipe.galore_layerwise
     layerwise = layerwise or (recipe.use_apollo and recipe.apollo_layerwise)
-    if recipe.use_badam or layerwise:
+    return not (recipe.use_badam or layerwise)
+
+
+def check_resume(recipe: Recipe) -> None:
+    """CheckpointError for an optimizer that keeps no state to go on from."""
+    if not keeps_its_place(recipe):
         raise CheckpointError(
             f"{recipe_key(recipe)}: this optimizer keeps its place in no checkpoint, so the run "
             "cannot be resumed. Start a new run."

@@ -106,10 +106,12 @@ class Meter:
     """Measures a run: seconds of training (evaluations included), tokens, peak memory.
 
     ``positions`` were computed, ``tokens`` of them were no padding, ``trained`` had a loss. The
-    latter two stay on the device until they are read: no step waits for a count.
+    latter two stay on the device until they are read: no step waits for a count. ``before`` is the
+    last record of a run that goes on: its seconds and tokens count, too.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, before: Mapping[str, float] | None = None) -> None:
+        self.before = before or {"seconds": 0.0, "tokens": 0}
         self.cuda = device.type == "cuda"
         self.process = psutil.Process()
         self.tokens: Any = 0
@@ -126,7 +128,11 @@ class Meter:
 
     def seconds(self) -> float:
         """Seconds since the first step began."""
-        return time.perf_counter() - self.started
+        return self.before["seconds"] + time.perf_counter() - self.started
+
+    def all_tokens(self) -> int:
+        """Tokens of all processes. All of them have to ask."""
+        return int(self.before["tokens"] + processes.together(int(self.tokens), "SUM"))
 
     def count(self, batch: Mapping[str, torch.Tensor]) -> None:
         """Add the tokens of a batch: tensors [rows, length] as a stage's collator makes them."""
@@ -158,7 +164,7 @@ def summarize(run: Run, meter: Meter, trainable: int, total: int) -> dict[str, A
         "seconds": seconds,
         "seconds_per_step": seconds / max(steps, 1),
         "processes": processes.count() if processes.count() > 1 else None,
-        "tokens_per_second": processes.together(tokens, "SUM") / seconds if seconds else 0.0,
+        "tokens_per_second": meter.all_tokens() / seconds if seconds else 0.0,
         "positions": meter.positions or None,
         "padding_share": 1 - tokens / meter.positions if meter.positions else None,
         "loss_tokens": int(meter.trained) or None,

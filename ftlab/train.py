@@ -155,7 +155,8 @@ def resume(
     observers: Sequence[Observer] = (),
     stop: threading.Event | None = None,
 ) -> Run:
-    """Continue an unfinished run of this machine from its newest whole checkpoint.
+    """Continue an unfinished run of this machine from its newest whole checkpoint: one that was
+    cut off, or one that was stopped (Ctrl-C, ``stop``), which left a checkpoint as it ended.
 
     The recipe and the data are those of the folder; when the data have changed since, or no
     checkpoint is whole, CheckpointError says so. ``reward`` is that of ``train``, once more, and
@@ -178,13 +179,14 @@ def _resume(
     recipe, _ = _settled(recipe.replace(use_unsloth=bool(recipe.use_unsloth)))
     if engine.elsewhere(recipe):
         return apart.run(apart.Job(recipe, resume=folder), observers, stop)
-    if (folder / checkpoints.MANIFEST).is_file():
-        raise CheckpointError(f"{folder}: this run is finished, there is nothing to resume.")
+    saved = json.loads(state.read_text(encoding="utf-8"))
+    status = saved.get("status", "finished")
+    if (folder / checkpoints.MANIFEST).is_file() and status not in ("stopped", "interrupted"):
+        raise CheckpointError(f"{folder}: this run is {status}, there is nothing to resume.")
     checkpoint, skipped = checkpoints.newest(folder)
     if checkpoint is None:
         why = " ".join(skipped) or "It has none yet."
         raise CheckpointError(f"{folder}: no checkpoint to resume from. {why} Start a new run.")
-    saved = json.loads(state.read_text(encoding="utf-8"))
     recipe = recipe.replace(template=saved.get("template", recipe.template))
     recipe = processes.same_batch(recipe, saved.get("processes", 1))
     sharding.check_checkpoint(recipe, checkpoint, saved.get("processes", 1))
@@ -305,7 +307,8 @@ def _execute(
 ) -> Run:
     """Train, and whatever happens leave a truthful status and a folder without halves."""
     run, stop = setup.run, stop or threading.Event()
-    meter = setup.meter = Meter(torch.device(pick_device().value))
+    before = run.history[-1] if run.history else None
+    meter = setup.meter = Meter(torch.device(pick_device().value), before)
     setup.callbacks += [Recorder(run, meter, observers, stop), Alarm(run, setup.quiet)]
     try:
         if run.folder and processes.first():
@@ -319,6 +322,7 @@ def _execute(
             weights = sharding.weights(trainer)
             if processes.first():
                 write_folder(run, hashes, weights)
+                _note_status(run.folder, run.status)
             processes.wait()
     finally:
         sharding.forget()
@@ -404,6 +408,12 @@ def _prepare_folder(run: Run, hashes: dict[str, str]) -> None:
         if before.get("sha256") != record.get("sha256"):
             raise CheckpointError(f"{run.folder}: the base model changed since this run began.")
         checkpoints.write_text(path, json.dumps(before, indent=1))
+
+
+def _note_status(folder: Path, status: str) -> None:
+    """Say in run.json how the run ended: one that was stopped can go on."""
+    state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    checkpoints.write_text(folder / "run.json", json.dumps(state | {"status": status}, indent=1))
 
 
 def _tracker(recipe: Recipe) -> list[Observer]:

@@ -432,7 +432,6 @@ def test_a_run_in_another_process_can_be_stopped_and_resumed(standin, tmp_path):
     run = ftlab.train(recipe, observers=[witness], stop=witness.stop, quiet=True)
     done = run.summary["steps"]
     assert run.status == "stopped" and 2 <= done < 400
-    (run.folder / "manifest.json").unlink()  # as if it had been killed, not stopped
     stop = threading.Event()
     stop.set()
     again = ftlab.resume(run.folder, stop=stop)

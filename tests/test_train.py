@@ -150,6 +150,37 @@ def test_ctrl_c_finishes_the_step_and_saves(rows, tiny, tmp_path):
     assert (run.folder / "adapter_model.safetensors").is_file()
 
 
+def test_a_run_goes_on_after_ctrl_c_as_if_there_had_been_none(tiny, tmp_path):
+    def interrupt(run, record):
+        if record["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    recipe = brief(dataset="world_qa", max_samples=16, max_steps=6)
+    straight = ftlab.train(recipe, save=False, quiet=True)
+    cut = recipe.replace(output_dir=str(tmp_path / "run"))
+    before = ftlab.train(cut, observers=[Watch(interrupt)], quiet=True)
+    assert before.status == "interrupted"
+    run = ftlab.resume(tmp_path / "run")
+    assert run.status == "finished"
+    for key in ("step", "loss", "tokens"):
+        assert [r[key] for r in run.history] == [r[key] for r in straight.history], key
+    seconds = [record["seconds"] for record in run.history]
+    assert seconds == sorted(seconds) and run.summary["seconds"] == seconds[-1]
+    checkpoints.verify(run.folder)
+    with pytest.raises(ftlab.CheckpointError, match="this run is finished"):
+        ftlab.resume(run.folder)
+
+
+def test_a_stopped_run_without_checkpoints_writes_none(rows, tiny, tmp_path):
+    stop = threading.Event()
+    stop.set()
+    recipe = brief(output_dir=str(tmp_path / "run"), save_strategy="no")
+    run = train(recipe, rows, tiny, stop=stop, save=True)
+    assert run.status == "stopped" and not list(run.folder.glob("checkpoint-*"))
+    with pytest.raises(ftlab.CheckpointError, match="no checkpoint to resume from"):
+        ftlab.resume(run.folder)
+
+
 def test_a_loss_that_is_not_finite_stops_within_the_step(rows, tiny, monkeypatch, capsys):
     plain = CourseTrainer.compute_loss
 
