@@ -10,7 +10,7 @@ import torch
 import ftlab
 from ftlab import cli, memory
 from ftlab.adapters import adapt
-from ftlab.calculator import cards
+from ftlab.calculator import cards, prediction
 from ftlab.calculator.advice import Stopped
 from ftlab.calculator.ledger import Ledger
 from ftlab.calculator.shapes import read_shapes
@@ -293,6 +293,21 @@ def test_advice_ends_between_two_estimates_when_nobody_waits():
     stop.set()
     with pytest.raises(Stopped):
         found.advice(stop=stop)
+
+
+def test_the_same_step_is_rehearsed_once(monkeypatch):
+    rehearse, plans = prediction.rehearse, []
+
+    def counted(config, chosen, plan):
+        plans.append(plan)
+        return rehearse(config, chosen, plan)
+
+    monkeypatch.setattr(prediction, "rehearse", counted)
+    monkeypatch.setattr(prediction, "_traces", {})
+    found = ftlab.estimate(recipe(), config=dict(SMALL), device="RTX 4090")
+    assert found.on("A100").trace is found.trace
+    assert len(found.fits) == len(cards.CARDS)
+    assert len(plans) == len(set(plans)) == 2  # a T4 computes in float16, the others in bfloat16
 
 
 def test_no_advice_where_it_fits_or_where_nothing_helps():

@@ -35,7 +35,8 @@ def rehearse(config: Any, recipe: Recipe, plan: Plan) -> Trace:
     name = getattr(config, "model_type", type(config).__name__)
     try:
         with quiet_loading(), torch.device("meta"):
-            plain = AutoModelForCausalLM.from_config(config, dtype=plan.dtype)
+            own = copy.deepcopy(config)  # the model writes into it
+            plain = AutoModelForCausalLM.from_config(own, dtype=plan.dtype)
     except (ValueError, KeyError, AttributeError, ImportError) as error:
         raise ModelError(f"{name}: transformers has no decoder of this kind.") from error
     if type(plain).__name__.startswith(ENCODERS):
