@@ -51,6 +51,8 @@ def machine() -> dict[str, str]:
 
 def main(names: list[str]) -> None:
     """Measure these parts, or all."""
+    if unknown := set(names) - set(PARTS):
+        sys.exit(f"{', '.join(sorted(unknown))}: no such part. There are: {', '.join(PARTS)}.")
     found: dict[str, Any] = {"machine": machine()}
     if names:
         found = json.loads(RESULTS.read_text(encoding="utf-8"))
