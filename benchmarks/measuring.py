@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,18 @@ class RunClock:
 
 def median_step(times: list[float], warm: int) -> float:
     """Seconds of a step, from the ends of all; the first ``warm`` do not count."""
-    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
-    return statistics.median(steps[warm - 1 :])
+    return statistics.median(_steps(times, warm))
+
+
+def fastest_step(rounds: list[list[float]], warm: int) -> float:
+    """Seconds of a step, from the ends of all in rounds that repeat the same steps: the mean of
+    each step's fastest. What else a machine does makes a step slower, never faster."""
+    repeated = zip(*(_steps(times, warm) for times in rounds), strict=True)
+    return statistics.mean(map(min, repeated))
+
+
+def _steps(times: list[float], warm: int) -> list[float]:
+    return [after - before for before, after in pairwise(times)][warm - 1 :]
 
 
 def wall_step(run: ftlab.Run, warm: int) -> float:
