@@ -52,14 +52,10 @@ class RunClock:
         pass
 
 
-def median_step(times: list[float], warm: int) -> float:
-    """Seconds of a step, from the ends of all; the first ``warm`` do not count."""
-    return statistics.median(_steps(times, warm))
-
-
 def fastest_step(rounds: list[list[float]], warm: int) -> float:
     """Seconds of a step, from the ends of all in rounds that repeat the same steps: the mean of
-    each step's fastest. What else a machine does makes a step slower, never faster."""
+    each step's fastest, without the first ``warm``. What else a machine does makes a step slower,
+    never faster."""
     repeated = zip(*(_steps(times, warm) for times in rounds), strict=True)
     return statistics.mean(map(min, repeated))
 
@@ -69,8 +65,8 @@ def _steps(times: list[float], warm: int) -> list[float]:
 
 
 def wall_step(run: ftlab.Run, warm: int) -> float:
-    """Seconds of a step of a run, by the clock on the wall."""
-    return median_step([record["seconds"] for record in run.history], warm)
+    """Seconds of a step of a run (median), by the clock on the wall."""
+    return statistics.median(_steps([record["seconds"] for record in run.history], warm))
 
 
 def with_trl(trainer: Any, config: Any, settings: dict[str, Any], **parts: Any) -> list[float]:

@@ -138,11 +138,13 @@ def test_stop_ends_after_the_current_step(rows, tiny):
     assert run.status == "stopped" and len(run.history) <= 3
 
 
-def test_ctrl_c_finishes_the_step_and_saves(rows, tiny, tmp_path):
-    def interrupt(run, record):
-        if record["step"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+def interrupt(run, record):
+    """Ctrl-C in the third step."""
+    if record["step"] == 2:
+        os.kill(os.getpid(), signal.SIGINT)
 
+
+def test_ctrl_c_finishes_the_step_and_saves(rows, tiny, tmp_path):
     recipe = brief(max_steps=50, output_dir=str(tmp_path / "run"))
     run = train(recipe, rows, tiny, observers=[Watch(interrupt)], save=True)
     assert run.status == "interrupted" and len(run.history) <= 3
@@ -151,15 +153,10 @@ def test_ctrl_c_finishes_the_step_and_saves(rows, tiny, tmp_path):
 
 
 def test_a_run_goes_on_after_ctrl_c_as_if_there_had_been_none(tiny, tmp_path):
-    def interrupt(run, record):
-        if record["step"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
     recipe = brief(dataset="world_qa", max_samples=16, max_steps=6)
     straight = ftlab.train(recipe, save=False, quiet=True)
     cut = recipe.replace(output_dir=str(tmp_path / "run"))
-    before = ftlab.train(cut, observers=[Watch(interrupt)], quiet=True)
-    assert before.status == "interrupted"
+    assert ftlab.train(cut, observers=[Watch(interrupt)], quiet=True).status == "interrupted"
     run = ftlab.resume(tmp_path / "run")
     assert run.status == "finished"
     for key in ("step", "loss", "tokens"):
